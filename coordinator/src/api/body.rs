@@ -1,0 +1,100 @@
+//! Reading a request: its body, and the parts of its path.
+
+use std::time::Duration;
+
+use axum::{
+    body::{self, Body},
+    http::{HeaderMap, header},
+};
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use unanimous_sdk::protocol::{
+    BranchName, MAX_JSON_DEPTH, Problem, ProblemType, TransactionId, canonical_json, json_depth_exceeds,
+};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::transaction::Payload;
+
+/// The largest body, PROTOCOL §7.
+const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// How long a client may take to send its body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+fn malformed(detail: impl Into<String>) -> Problem {
+    Problem::new(ProblemType::Malformed, detail)
+}
+
+/// Reads a JSON object; no body at all is an empty one.
+pub(super) async fn read<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Problem> {
+    check_media_type(headers)?;
+    let bytes = match tokio::time::timeout(BODY_TIMEOUT, body::to_bytes(body, MAX_BODY_BYTES)).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(error)) => return Err(unread(&error)),
+        Err(_) => return Err(malformed("the body did not come within 30 s")),
+    };
+    parse(if bytes.is_empty() { b"{}" } else { &bytes })
+}
+
+fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let unsupported = |detail: String| Err(Problem::new(ProblemType::UnsupportedMediaType, detail));
+    if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
+        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+    {
+        return unsupported(format!("Content-Encoding {encoding:?} is not taken: send the JSON as it is"));
+    }
+    let Some(given) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let text = given.to_str().unwrap_or_default();
+    let media = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if media.is_empty() || media == "application/json" || (media.starts_with("application/") && media.ends_with("+json")) {
+        return Ok(());
+    }
+    unsupported(format!("Content-Type {given:?} is not taken: send application/json"))
+}
+
+fn unread(error: &axum::Error) -> Problem {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return Problem::new(ProblemType::TooLarge, format!("the body has more than {MAX_BODY_BYTES} bytes"));
+        }
+        cause = error.source();
+    }
+    malformed(format!("the body could not be read: {error}"))
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    if json_depth_exceeds(bytes, MAX_JSON_DEPTH) {
+        return Err(malformed(format!("the body is nested deeper than {MAX_JSON_DEPTH}")));
+    }
+    // A derived struct would take an array of its members, too.
+    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        return Err(malformed("the body is not a JSON object"));
+    }
+    serde_json::from_slice(bytes).map_err(|_| {
+        // Once more, slower, to say where.
+        let mut from = serde_json::Deserializer::from_slice(bytes);
+        match serde_path_to_error::deserialize::<_, T>(&mut from) {
+            Err(error) if error.path().iter().next().is_some() => malformed(format!("`{}`: {}", error.path(), error.inner())),
+            Err(error) => malformed(error.inner().to_string()),
+            Ok(_) => malformed("something follows the JSON object"),
+        }
+    })
+}
+
+/// A payload, with what it is compared by. `field` is where it stood.
+pub(super) fn payload(raw: Option<Box<RawValue>>, field: &str) -> Result<Option<Payload>, Problem> {
+    let Some(raw) = raw else { return Ok(None) };
+    let canonical = canonical_json(raw.get()).ok_or_else(|| malformed(format!("`{field}`: an object in it has a member twice")))?;
+    Ok(Some(Payload { text: raw.into(), digest: xxh3_128(canonical.as_bytes()) }))
+}
+
+/// The transaction id of a path.
+pub(super) fn transaction_id(text: &str) -> Result<TransactionId, Problem> {
+    text.parse().map_err(|error| malformed(format!("`id`: {error}")))
+}
+
+/// The branch name of a path.
+pub(super) fn branch_name(text: &str) -> Result<BranchName, Problem> {
+    text.parse().map_err(|error| malformed(format!("`branch`: {error}")))
+}

@@ -1,0 +1,101 @@
+//! The REST API, PROTOCOL §3 and §5: reads requests, asks the engine, writes answers. Decides nothing.
+//!
+//! Always true: whatever is wrong with a request is a problem that names the field, and changes nothing; until the log
+//! is loaded everything but `/healthz` is 503.
+
+mod allow_list;
+mod body;
+mod branches;
+mod coordinator;
+mod decision;
+mod prefer;
+mod problem;
+mod transactions;
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use unanimous_sdk::protocol::{Problem, ProblemType};
+
+pub use self::allow_list::AllowList;
+use self::problem::{Failure, method_not_allowed, not_found};
+use crate::engine::{Limits, Service};
+
+/// What every request is answered with.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+struct Inner {
+    allow: AllowList,
+    limits: Limits,
+    service: OnceLock<Service>,
+    ending: AtomicBool,
+}
+
+impl App {
+    /// Answers 503 until [`App::ready`].
+    pub fn new(allow: AllowList, limits: Limits) -> Self {
+        Self(Arc::new(Inner { allow, limits, service: OnceLock::new(), ending: AtomicBool::new(false) }))
+    }
+
+    /// The log is loaded: from now on requests are served.
+    pub fn ready(&self, service: Service) {
+        let _ = self.0.service.set(service);
+    }
+
+    /// The process is to end: from now on new work is 503.
+    pub fn end(&self) {
+        self.0.ending.store(true, Ordering::Release);
+    }
+
+    fn service(&self) -> Result<&Service, Failure> {
+        self.0.service.get().ok_or_else(|| {
+            Failure::problem(Problem::new(ProblemType::NotReady, "the log is being loaded; try again in a moment"))
+        })
+    }
+
+    /// The service, for what begins or changes something.
+    fn service_for_work(&self) -> Result<&Service, Failure> {
+        if self.0.ending.load(Ordering::Acquire) {
+            let detail = "this coordinator is about to end and takes no new work; try again when it is back";
+            return Err(Failure::problem(Problem::new(ProblemType::NotReady, detail)));
+        }
+        self.service()
+    }
+}
+
+/// All routes.
+pub fn router(app: App) -> Router {
+    let transaction = "/v1/transactions/{id}";
+    Router::new()
+        .route("/v1/transactions", post(transactions::begin))
+        .route(transaction, get(transactions::get))
+        .route(&format!("{transaction}/commit"), post(transactions::commit))
+        .route(&format!("{transaction}/abort"), post(transactions::abort))
+        .route(&format!("{transaction}/branches"), post(branches::enlist))
+        .route(&format!("{transaction}/branches/{{branch}}/vote"), post(branches::vote))
+        .route(&format!("{transaction}/decision"), get(decision::inquire))
+        .route("/v1/coordinator", get(coordinator::who))
+        .route("/readyz", get(coordinator::ready))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(app.clone(), only_when_ready))
+        .route("/healthz", get(coordinator::healthy).fallback(method_not_allowed))
+        .with_state(app)
+}
+
+async fn only_when_ready(State(app): State<App>, request: Request, next: Next) -> Response {
+    match app.service() {
+        Ok(_) => next.run(request).await,
+        Err(failure) => failure.into_response(),
+    }
+}

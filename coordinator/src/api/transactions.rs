@@ -1,0 +1,267 @@
+//! Beginning, committing, aborting and showing transactions.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, State, rejection::PathRejection},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use unanimous_sdk::protocol::{Decision, Problem, ProblemType, TransactionId};
+
+use super::{
+    App, body,
+    branches::BranchBody,
+    prefer,
+    problem::{Failure, plain, refusal, unknown, with_transaction},
+};
+use crate::{
+    engine::{Begin, Milestone, Refusal, Refused, Service, View, Waiting},
+    transaction::{Barrier, Reason, ReasonCode},
+};
+
+/// How long a commit waits for its decision if it isn't told.
+const DEFAULT_WAIT: Duration = Duration::from_secs(60);
+
+const DEFAULT_TIMEOUT_MS: u64 = 30_000;
+const LONGEST_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
+const MOST_METADATA: usize = 16;
+const LONGEST_METADATA_KEY: usize = 128;
+const LONGEST_METADATA_VALUE: usize = 1024;
+/// The longest reason an initiator may give for an abort, in bytes: it is kept with the decision.
+const LONGEST_REASON: usize = 1024;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BeginBody {
+    timeout_ms: Option<u64>,
+    metadata: Option<BTreeMap<String, String>>,
+    branches: Option<Vec<BranchBody>>,
+    commit: Option<bool>,
+    respond: Option<Respond>,
+}
+
+/// When a commit is answered.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Respond {
+    Decided,
+    Finished,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CommitBody {
+    respond: Option<Respond>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AbortBody {
+    reason: Option<String>,
+}
+
+fn milestone(respond: Option<Respond>) -> Milestone {
+    match respond {
+        Some(Respond::Finished) => Milestone::Finished,
+        Some(Respond::Decided) | None => Milestone::Decided,
+    }
+}
+
+fn invalid(detail: impl Into<String>) -> Problem {
+    Problem::new(ProblemType::Invalid, detail)
+}
+
+pub(super) async fn begin(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, Failure> {
+    let service = app.service_for_work()?;
+    let body: BeginBody = body::read(&headers, body).await?;
+    let (commit, wanted) = (body.commit.unwrap_or(false), milestone(body.respond));
+    let begin = check(&app, body)?;
+    let traceparent = traceparent(&headers);
+    let begun = service.with(|engine, now| {
+        let (view, barrier) = engine.begin(now, begin)?;
+        let waiting = if commit { Some(engine.commit(now, view.id(), wanted, traceparent)?) } else { None };
+        Ok((view, barrier, waiting))
+    });
+    let (view, barrier, waiting) = begun.map_err(|refused: Refused| plain(refused.why))?;
+    let id = view.id();
+    let answer = match waiting {
+        Some(waiting) => {
+            let wait = prefer::wait(&headers).unwrap_or(DEFAULT_WAIT);
+            outcome(service, id, waiting, wait, barrier).await
+        }
+        None => {
+            service.reached(barrier).await;
+            Ok((StatusCode::CREATED, Json(view)).into_response())
+        }
+    };
+    let mut response = answer.unwrap_or_else(IntoResponse::into_response);
+    if let Ok(location) = HeaderValue::try_from(format!("/v1/transactions/{id}")) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// Holds a begin against the limits.
+fn check(app: &App, body: BeginBody) -> Result<Begin, Problem> {
+    let timeout_ms = body.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS);
+    if !(1..=LONGEST_TIMEOUT_MS).contains(&timeout_ms) {
+        return Err(invalid(format!("`timeout_ms` is {timeout_ms}; it is 1 to {LONGEST_TIMEOUT_MS}")));
+    }
+    let metadata = body.metadata.unwrap_or_default();
+    if metadata.len() > MOST_METADATA {
+        return Err(invalid(format!("`metadata` has {} keys; it has at most {MOST_METADATA}", metadata.len())));
+    }
+    for (key, value) in &metadata {
+        if key.len() > LONGEST_METADATA_KEY || value.len() > LONGEST_METADATA_VALUE {
+            return Err(invalid(format!(
+                "`metadata`: a key has at most {LONGEST_METADATA_KEY} bytes and a value {LONGEST_METADATA_VALUE}; one has {} and {}",
+                key.len(),
+                value.len()
+            )));
+        }
+    }
+    let given = body.branches.unwrap_or_default();
+    let most = app.0.limits.branches;
+    if given.len() > most {
+        return Err(invalid(format!("`branches` has {} items; a transaction has at most {most}", given.len())));
+    }
+    let mut branches = Vec::with_capacity(given.len());
+    for (at, branch) in given.into_iter().enumerate() {
+        branches.push(branch.at_begin(app, at)?);
+    }
+    Ok(Begin { timeout: Duration::from_millis(timeout_ms), metadata, branches })
+}
+
+pub(super) async fn commit(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Failure> {
+    let service = app.service_for_work()?;
+    let id = body::transaction_id(&id?)?;
+    let body: CommitBody = body::read(&headers, body).await?;
+    let wanted = milestone(body.respond);
+    let traceparent = traceparent(&headers);
+    match service.with(|engine, now| engine.commit(now, id, wanted, traceparent)) {
+        Ok(waiting) => {
+            let wait = prefer::wait(&headers).unwrap_or(DEFAULT_WAIT);
+            outcome(service, id, waiting, wait, Barrier::NONE).await
+        }
+        Err(refused) => match finished(service, id, refused).await? {
+            view if view.decision() == Some(Decision::Commit) => Ok(Json(view).into_response()),
+            view => Err(aborted(&view)),
+        },
+    }
+}
+
+pub(super) async fn abort(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Failure> {
+    let service = app.service_for_work()?;
+    let id = body::transaction_id(&id?)?;
+    let AbortBody { reason: detail } = body::read(&headers, body).await?;
+    if let Some(length) = detail.as_ref().map(String::len).filter(|length| *length > LONGEST_REASON) {
+        return Err(invalid(format!("`reason` has {length} bytes; it has at most {LONGEST_REASON}")).into());
+    }
+    let reason = Reason { code: ReasonCode::Initiator, detail, branch: None };
+    match service.with(|engine, now| engine.abort(now, id, reason)) {
+        Ok(waiting) => match waiting.await {
+            Ok(view) => Ok(Json(view).into_response()),
+            Err(_) => Err(unknown(service, id)),
+        },
+        Err(refused) => match finished(service, id, refused).await? {
+            view if view.decision() == Some(Decision::Abort) => Ok(Json(view).into_response()),
+            view => {
+                let problem = Problem::new(ProblemType::Committed, format!("transaction {id} is committed: that never changes"));
+                Err(with_transaction(problem, Some(&view)))
+            }
+        },
+    }
+}
+
+pub(super) async fn get(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let service = app.service()?;
+    let id = body::transaction_id(&id?)?;
+    if let Some(wait) = prefer::wait(&headers)
+        && let Some(waiting) = service.with(|engine, now| engine.wait(now, id, Milestone::Finished))
+        && let Ok(Ok(view)) = tokio::time::timeout(wait, waiting).await
+    {
+        return Ok(Json(view).into_response());
+    }
+    match service.view(id).map_err(|refused| plain(refused.why))? {
+        Some(view) => Ok(Json(view).into_response()),
+        None => Err(unknown(service, id)),
+    }
+}
+
+/// The transaction, if it was refused because it has finished; else the refusal.
+pub(super) async fn finished(service: &Service, id: TransactionId, refused: Refused) -> Result<View, Failure> {
+    if !matches!(refused.why, Refusal::NotLive) {
+        return Err(refusal(service, id, refused).await);
+    }
+    match service.finished(id).map_err(|refused| plain(refused.why))? {
+        Some(transaction) => Ok(View::of_finished(id, transaction)),
+        None => Err(unknown(service, id)),
+    }
+}
+
+/// Waits for a commit and answers with what has come of it: 200, 409 or 202.
+async fn outcome(
+    service: &Service,
+    id: TransactionId,
+    waiting: Waiting,
+    wait: Duration,
+    begun: Barrier,
+) -> Result<Response, Failure> {
+    let view = match tokio::time::timeout(wait, waiting).await {
+        Ok(Ok(view)) => Some(view),
+        Ok(Err(_)) | Err(_) => service.view(id).map_err(|refused| plain(refused.why))?,
+    };
+    let Some(view) = view else { return Err(unknown(service, id)) };
+    match view.decision() {
+        Some(Decision::Commit) => Ok(Json(view).into_response()),
+        Some(Decision::Abort) => Err(aborted(&view)),
+        None => {
+            service.reached(begun).await;
+            Ok((StatusCode::ACCEPTED, Json(view)).into_response())
+        }
+    }
+}
+
+fn aborted(view: &View) -> Failure {
+    let why = match view.reason() {
+        Some(Reason { code, detail, branch }) => {
+            let code = serde_json::to_value(code).ok();
+            let code = code.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+            let branch = branch.as_ref().map(|branch| format!(", branch {branch}")).unwrap_or_default();
+            let detail = detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
+            format!(" ({code}{branch}{detail})")
+        }
+        None => String::new(),
+    };
+    let detail = format!("transaction {} is aborted{why}; nothing of it is left anywhere", view.id());
+    with_transaction(Problem::new(ProblemType::Aborted, detail), Some(view))
+}
+
+/// The trace context of the call that starts a commit, if it is one: it is carried on as it is.
+fn traceparent(headers: &HeaderMap) -> Option<Arc<str>> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let parts: Vec<&str> = text.split('-').collect();
+    let [version, trace, parent, flags] = parts[..] else { return None };
+    let hex = |part: &str, length| part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let zero = |part: &str| part.bytes().all(|b| b == b'0');
+    let whole = hex(version, 2) && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
+    (whole && version != "ff" && !zero(trace) && !zero(parent)).then(|| text.into())
+}

@@ -1,0 +1,189 @@
+//! Enlisting, voting, committing and aborting: what initiators and participants ask of a transaction.
+
+use std::sync::Arc;
+
+use unanimous_sdk::protocol::{BranchName, CoordinatorRef, ParticipantUrl, TransactionId, UnixMillis, Vote};
+
+use super::{Engine, Milestone, Now, Refusal, Refused, Waiting};
+use crate::{
+    journal::Lsn,
+    transaction::{Barrier, Event, Log, NotAllowed, Payload, Reason, Step, Transaction},
+};
+
+/// A participant to be enlisted.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Enlist {
+    pub name: Option<BranchName>,
+    pub participant: ParticipantUrl,
+    pub payload: Option<Payload>,
+    /// A vote that comes with it, and the epoch it was given under.
+    pub vote: Option<(Vote, CoordinatorRef)>,
+}
+
+/// A participant that was enlisted.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Enlisted {
+    pub name: BranchName,
+    /// False: it was enlisted already.
+    pub new: bool,
+    pub deadline: UnixMillis,
+    pub remaining_ms: u64,
+    /// When it may be told.
+    pub barrier: Barrier,
+}
+
+impl Engine {
+    /// Enlists a participant in a live transaction.
+    pub fn enlist(&mut self, now: Now, id: TransactionId, enlist: Enlist) -> Result<Enlisted, Refused> {
+        self.refuse_if_superseded()?;
+        if let Some((_, named)) = &enlist.vote {
+            self.check_present(named)?;
+        }
+        self.expire(now, id);
+        let most = self.limits.branches;
+        let (event, chosen, participant) = enlist.into_event(most);
+        let first = self.next_lsn;
+        let before = self.live.get(&id).map_or(0, |live| live.transaction.branches.len());
+        self.ask(now, id, event)?;
+        let barrier = self.since(first);
+        self.heard_from(now, &participant);
+        let Some(live) = self.live.get(&id) else { return Err(Refused::new(Refusal::NotLive)) };
+        let last = live.transaction.branches.last().map(|branch| branch.name.clone());
+        let name = chosen.or(last).ok_or_else(|| Refused::new(Refusal::NotLive))?;
+        Ok(Enlisted {
+            name,
+            new: live.transaction.branches.len() > before,
+            deadline: live.transaction.deadline,
+            remaining_ms: live.deadline.saturating_sub(now.mono),
+            barrier,
+        })
+    }
+
+    /// Takes an unsolicited vote in a live transaction.
+    pub fn vote(
+        &mut self,
+        now: Now,
+        id: TransactionId,
+        branch: BranchName,
+        vote: Vote,
+        named: &CoordinatorRef,
+    ) -> Result<Barrier, Refused> {
+        self.refuse_if_superseded()?;
+        self.check_present(named)?;
+        self.expire(now, id);
+        let first = self.next_lsn;
+        self.ask(now, id, Event::Vote { branch: branch.clone(), vote })?;
+        let participant = self
+            .live
+            .get(&id)
+            .and_then(|live| live.transaction.branch(&branch))
+            .map(|(_, branch)| branch.participant.clone());
+        let barrier = self.since(first);
+        if let Some(participant) = participant {
+            self.heard_from(now, &participant);
+        }
+        Ok(barrier)
+    }
+
+    /// Starts the commit of a live transaction and waits for it to come as far as wanted.
+    pub fn commit(
+        &mut self,
+        now: Now,
+        id: TransactionId,
+        wanted: Milestone,
+        traceparent: Option<Arc<str>>,
+    ) -> Result<Waiting, Refused> {
+        self.refuse_if_superseded()?;
+        self.expire(now, id);
+        if let Some(live) = self.live.get_mut(&id)
+            && live.transaction.state == crate::transaction::State::Active
+        {
+            live.traceparent = traceparent;
+        }
+        self.ask(now, id, Event::Commit)?;
+        self.wait(now, id, wanted).ok_or_else(|| Refused::new(Refusal::NotLive))
+    }
+
+    /// Aborts a live transaction and waits for the decision.
+    pub fn abort(&mut self, now: Now, id: TransactionId, reason: Reason) -> Result<Waiting, Refused> {
+        self.refuse_if_superseded()?;
+        self.expire(now, id);
+        self.ask(now, id, Event::Abort(reason))?;
+        self.wait(now, id, Milestone::Decided).ok_or_else(|| Refused::new(Refusal::NotLive))
+    }
+
+    /// Feeds what somebody outside asks for; says whether it changed something.
+    fn ask(&mut self, now: Now, id: TransactionId, event: Event) -> Result<bool, Refused> {
+        let Some(live) = self.live.get(&id) else { return Err(Refused::new(Refusal::NotLive)) };
+        // What it is refused for may be a decision that nobody may know yet.
+        let known_after = live.transaction.known_after();
+        let refused = |why| Refused { why: Refusal::NotAllowed(why), tell_after: known_after };
+        self.feed(now, id, event).map_err(refused)
+    }
+
+    /// When an answer may be given that shows what has been appended since `first`.
+    fn since(&self, first: Lsn) -> Barrier {
+        if self.next_lsn > first { Barrier::written(Lsn(self.next_lsn.0 - 1)) } else { Barrier::NONE }
+    }
+
+    pub(super) fn refuse_if_superseded(&self) -> Result<(), Refused> {
+        match &self.superseded {
+            Some((epoch, told_by)) => {
+                Err(Refused::new(Refusal::Superseded { epoch: *epoch, told_by: told_by.clone() }))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// An unsolicited vote counts only under the present epoch.
+    pub fn check_present(&self, named: &CoordinatorRef) -> Result<(), Refused> {
+        if named.id != self.id {
+            return Err(Refused::new(Refusal::NotMyLog));
+        }
+        if named.epoch != self.epoch {
+            return Err(Refused::new(Refusal::StaleEpoch { present: self.epoch }));
+        }
+        Ok(())
+    }
+
+    /// Whether anybody waits for a transaction.
+    pub fn has_waiters(&self) -> bool {
+        self.live.values().any(|live| live.waiters.iter().any(|(_, waiter)| !waiter.is_closed()))
+    }
+
+    /// What a live transaction's waiters get when it is asked to tell them all as it is: at the end of the process.
+    pub fn release_waiters(&mut self) {
+        let ids: Vec<_> = self.live.iter().filter(|(_, live)| !live.waiters.is_empty()).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.tell(id, Milestone::Finished);
+        }
+    }
+}
+
+impl Enlist {
+    fn into_event(self, most: usize) -> (Event, Option<BranchName>, ParticipantUrl) {
+        let (chosen, participant) = (self.name.clone(), self.participant.clone());
+        let vote = self.vote.map(|(vote, _)| vote);
+        (Event::Enlist { name: self.name, participant: self.participant, payload: self.payload, vote, most }, chosen, participant)
+    }
+
+    /// The same of a transaction that has finished: nothing can change, but what is there already is found.
+    pub fn in_finished(self, mut transaction: Transaction, most: usize) -> Result<Enlisted, Refused> {
+        let (event, chosen, _) = self.into_event(most);
+        ask_finished(&mut transaction, event)?;
+        let name = chosen.ok_or_else(|| Refused::new(Refusal::NotAllowed(NotAllowed::NotActive)))?;
+        Ok(Enlisted { name, new: false, deadline: transaction.deadline, remaining_ms: 0, barrier: Barrier::NONE })
+    }
+}
+
+/// Feeds an event to a transaction that has finished.
+pub fn ask_finished(transaction: &mut Transaction, event: Event) -> Result<(), Refused> {
+    let mut log = Log { next: Lsn(0), sequence: 0, now: UnixMillis(0) };
+    match transaction.step(event, &mut log) {
+        Ok(Step::Unchanged) => Ok(()),
+        Ok(Step::Changed(_)) => Err(Refused::new(Refusal::NotAllowed(NotAllowed::Misplaced))),
+        Err(why) => Err(Refused::new(Refusal::NotAllowed(why))),
+    }
+}

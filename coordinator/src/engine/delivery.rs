@@ -1,0 +1,301 @@
+//! Making the calls that transactions ask for, again and again until they are answered.
+//!
+//! Always true: a branch has at most one call of its present phase under way or waiting; what is called is what the
+//! branch needs at the moment the call is made.
+//!
+//! A call that isn't answered is made again after a pause that doubles from 100 ms to 30 s, with jitter. A participant to
+//! which no connection can be made is tried with one call at a time, at least every 5 s. As soon as it answers as it
+//! should, everything that waits for it goes out.
+
+use std::sync::Arc;
+
+use rand::RngExt;
+use unanimous_sdk::protocol::{ParticipantUrl, TransactionId, UnixMillis};
+
+use super::{
+    Engine, Now, Output, Timer,
+    lane::{Down, Task},
+    timers::TimerKey,
+};
+use crate::{
+    transaction::{BranchState, Call, Event, Heard, State},
+    transport::{Answer, Attempt, Message},
+};
+
+const FIRST_PAUSE_MS: u64 = 100;
+const LONGEST_PAUSE_MS: u64 = 30_000;
+const LONGEST_PROBE_PAUSE_MS: u64 = 5_000;
+
+/// How the call that a branch needs stands.
+#[derive(Debug, Default)]
+pub(super) struct Delivery {
+    /// The call of the present phase.
+    call: Option<Call>,
+    /// How often it was made.
+    pub(super) attempts: u32,
+    /// Why it was not answered the last time.
+    pub(super) last_error: Option<Arc<str>>,
+    /// When it is made again.
+    pub(super) next_attempt_at: Option<UnixMillis>,
+    failures: u32,
+    place: Place,
+}
+
+#[derive(Debug, Default, PartialEq)]
+enum Place {
+    /// Nothing is to be sent.
+    #[default]
+    Nowhere,
+    /// In its participant's lane.
+    Waiting,
+    UnderWay,
+    BackingOff(TimerKey),
+}
+
+impl Engine {
+    /// A branch needs a call.
+    pub(super) fn deliver(&mut self, now: Now, (id, at, call): Task) {
+        let Some(live) = self.live.get_mut(&id) else { return };
+        let delivery = &mut live.deliveries[at];
+        let participant = live.transaction.branches[at].participant.clone();
+        if let Place::BackingOff(timer) = delivery.place {
+            self.timers.cancel(timer);
+            self.lanes.entry(participant.clone()).or_default().backing_off.remove(&(id, at));
+        }
+        *delivery = Delivery { call: Some(call), place: Place::Waiting, ..Delivery::default() };
+        self.lanes.entry(participant.clone()).or_default().wait((id, at, call));
+        self.pump(now, &participant);
+    }
+
+    /// Makes all calls that may be made to a participant.
+    fn pump(&mut self, now: Now, participant: &ParticipantUrl) {
+        loop {
+            let Some(lane) = self.lanes.get_mut(participant) else { return };
+            // Only a probe takes from the lane of a participant that is down.
+            if lane.down.is_some() {
+                return;
+            }
+            let Some(task) = lane.next() else { break };
+            self.send(now, participant, task);
+        }
+        if self.lanes.get(participant).is_some_and(super::lane::Lane::is_idle) {
+            self.lanes.remove(participant);
+        }
+    }
+
+    /// Makes a call, if it is still needed.
+    fn send(&mut self, now: Now, participant: &ParticipantUrl, (id, at, call): Task) -> bool {
+        if self.superseded.is_some() {
+            return false;
+        }
+        let Some(live) = self.live.get_mut(&id) else { return false };
+        let branch = &live.transaction.branches[at];
+        let delivery = &mut live.deliveries[at];
+        if delivery.call != Some(call) || delivery.place != Place::Waiting {
+            return false;
+        }
+        if needed(live.transaction.state, branch.state) != Some(call) {
+            delivery.place = Place::Nowhere;
+            return false;
+        }
+        delivery.place = Place::UnderWay;
+        delivery.attempts += 1;
+        delivery.next_attempt_at = None;
+        let message = Message {
+            call,
+            transaction: id,
+            at,
+            participant: participant.clone(),
+            branch: branch.name.clone(),
+            payload: if call == Call::Prepare { branch.payload.clone() } else { None },
+            deadline: live.transaction.deadline,
+            remaining_ms: live.deadline.saturating_sub(now.mono),
+            horizon: self.horizon.present(),
+            traceparent: live.traceparent.clone(),
+        };
+        self.lanes.entry(participant.clone()).or_default().sent(call);
+        self.outputs.push(Output::Send(message));
+        true
+    }
+
+    /// A call has returned.
+    pub fn answered(&mut self, now: Now, answer: Answer) {
+        let Answer { transaction: id, at, call, participant, attempt } = answer;
+        self.expire(now, id);
+        let reached = !matches!(attempt, Attempt::Unreachable(_));
+        if let Some(lane) = self.lanes.get_mut(&participant) {
+            lane.returned(call);
+            if reached && let Some(Down { probe: Some(timer), .. }) = lane.down.take() {
+                self.timers.cancel(timer);
+            }
+        }
+        let (event, error) = match attempt {
+            Attempt::Prepare(answer) => (Some(Event::PrepareAnswered(at, answer)), None),
+            Attempt::Commit(answer) => (Some(Event::CommitAnswered(at, answer)), None),
+            Attempt::Abort(answer) => (Some(Event::AbortAnswered(at, answer)), None),
+            Attempt::Unreachable(why) => (heard(call, at, Heard::Unreachable), Some(why)),
+            Attempt::NoAnswer(why) => (heard(call, at, Heard::Error), Some(why)),
+            Attempt::Silence(why) => (None, Some(why)),
+            Attempt::Stale(epoch) => {
+                self.supersede(now, epoch, &participant);
+                (heard(call, at, Heard::Error), Some(format!("it knows the higher epoch {epoch}")))
+            }
+        };
+        if let Some(event) = event {
+            // What it was about may have ended meanwhile; then there is nothing to be said to it.
+            let _ = self.feed(now, id, event);
+        }
+        match error {
+            None => self.wake(now, &participant),
+            Some(why) => {
+                if !reached {
+                    self.down(now, &participant);
+                }
+                self.again(now, (id, at, call), &participant, &why);
+            }
+        }
+        self.pump(now, &participant);
+    }
+
+    /// A call wasn't answered: it is made again later.
+    fn again(&mut self, now: Now, (id, at, call): Task, participant: &ParticipantUrl, why: &str) {
+        let Some(live) = self.live.get_mut(&id) else { return };
+        let delivery = &mut live.deliveries[at];
+        if delivery.call != Some(call) || delivery.place != Place::UnderWay {
+            return;
+        }
+        delivery.last_error = Some(why.into());
+        if needed(live.transaction.state, live.transaction.branches[at].state) != Some(call) {
+            delivery.place = Place::Nowhere;
+            return;
+        }
+        let lane = self.lanes.entry(participant.clone()).or_default();
+        if lane.down.is_some() {
+            delivery.place = Place::Waiting;
+            lane.wait((id, at, call));
+            return;
+        }
+        delivery.failures += 1;
+        let pause = pause(delivery.failures, LONGEST_PAUSE_MS, &mut self.random);
+        delivery.place = Place::BackingOff(self.timers.set(now.mono + pause, Timer::Retry(id, at)));
+        delivery.next_attempt_at = Some(UnixMillis(now.wall.0 + pause));
+        lane.backing_off.insert((id, at));
+    }
+
+    /// The pause of a branch's call is over.
+    pub(super) fn retry(&mut self, now: Now, id: TransactionId, at: usize) {
+        let Some(live) = self.live.get_mut(&id) else { return };
+        let participant = live.transaction.branches[at].participant.clone();
+        let delivery = &mut live.deliveries[at];
+        let lane = self.lanes.entry(participant.clone()).or_default();
+        lane.backing_off.remove(&(id, at));
+        if let (Place::BackingOff(timer), Some(call)) = (&delivery.place, delivery.call) {
+            self.timers.cancel(*timer);
+            delivery.place = Place::Waiting;
+            delivery.next_attempt_at = None;
+            lane.wait((id, at, call));
+        }
+        self.pump(now, &participant);
+    }
+
+    /// No connection could be made to a participant.
+    fn down(&mut self, now: Now, participant: &ParticipantUrl) {
+        let lane = self.lanes.entry(participant.clone()).or_default();
+        let failures = match &lane.down {
+            // One of several calls that were under way when it went.
+            Some(Down { probe: Some(_), .. }) => return,
+            Some(Down { probe: None, failures }) => failures + 1,
+            None => 1,
+        };
+        let pause = pause(failures, LONGEST_PROBE_PAUSE_MS, &mut self.random);
+        let probe = Some(self.timers.set(now.mono + pause, Timer::Probe(participant.clone())));
+        lane.down = Some(Down { failures, probe });
+    }
+
+    /// It is time to try a participant again.
+    pub(super) fn probe(&mut self, now: Now, participant: &ParticipantUrl) {
+        loop {
+            let Some(lane) = self.lanes.get_mut(participant) else { return };
+            if lane.down.is_none() {
+                return self.pump(now, participant);
+            }
+            let Some(task) = lane.next() else {
+                // Nothing waits for it any more: what it is will be seen by the next call.
+                lane.down = None;
+                return self.pump(now, participant);
+            };
+            if self.send(now, participant, task) {
+                if let Some(lane) = self.lanes.get_mut(participant)
+                    && let Some(down) = &mut lane.down
+                {
+                    down.probe = None;
+                }
+                return;
+            }
+        }
+    }
+
+    /// Something came from a participant, so it may be back: one of the calls that wait for it is made now, and once
+    /// that is answered all others are.
+    pub(super) fn heard_from(&mut self, now: Now, participant: &ParticipantUrl) {
+        let Some(lane) = self.lanes.get_mut(participant) else { return };
+        match lane.down {
+            Some(Down { probe: Some(timer), .. }) => {
+                self.timers.cancel(timer);
+                self.probe(now, participant);
+            }
+            // It is being tried.
+            Some(Down { probe: None, .. }) => {}
+            None => {
+                if let Some((id, at)) = lane.backing_off.iter().next().copied() {
+                    self.retry(now, id, at);
+                }
+            }
+        }
+    }
+
+    /// A participant answers as it should: everything that waits for it goes out.
+    fn wake(&mut self, now: Now, participant: &ParticipantUrl) {
+        let Some(lane) = self.lanes.get_mut(participant) else { return };
+        for (id, at) in std::mem::take(&mut lane.backing_off) {
+            self.retry(now, id, at);
+        }
+    }
+
+    /// Whether a branch was never called because its participant can't be reached.
+    pub(super) fn was_never_reached(&self, id: TransactionId, at: usize) -> bool {
+        let Some(live) = self.live.get(&id) else { return false };
+        let lane = self.lanes.get(&live.transaction.branches[at].participant);
+        live.deliveries[at].attempts == 0 && lane.is_some_and(|lane| lane.down.is_some())
+    }
+}
+
+/// The call that a branch needs.
+fn needed(transaction: State, branch: BranchState) -> Option<Call> {
+    match branch {
+        BranchState::Preparing if transaction == State::Preparing => Some(Call::Prepare),
+        BranchState::Committing => Some(Call::Commit),
+        BranchState::Aborting => Some(Call::Abort),
+        BranchState::Enlisted
+        | BranchState::Preparing
+        | BranchState::Prepared
+        | BranchState::ReadOnly
+        | BranchState::Refused
+        | BranchState::Committed
+        | BranchState::Aborted
+        | BranchState::HeuristicCommit
+        | BranchState::HeuristicAbort
+        | BranchState::HeuristicUnknown => None,
+    }
+}
+
+/// What a call of phase one that wasn't answered says of its branch; in phase two it makes no difference.
+fn heard(call: Call, at: usize, heard: Heard) -> Option<Event> {
+    (call == Call::Prepare).then_some(Event::NotAnswered(at, heard))
+}
+
+/// The pause after so many failures in a row: doubling, at most `longest`, and up to a quarter less.
+fn pause(failures: u32, longest: u64, random: &mut impl rand::Rng) -> u64 {
+    let whole = FIRST_PAUSE_MS.saturating_mul(1 << (failures - 1).min(20)).min(longest);
+    whole - random.random_range(0..=whole / 4)
+}

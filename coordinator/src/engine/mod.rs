@@ -1,0 +1,406 @@
+//! The engine: holds the live transactions, feeds them what happens, and says what is to be done.
+//!
+//! It does nothing itself: every operation takes the present time and leaves [`Output`]s, which [`Service`] carries out
+//! with a real log and a real network, and a test or a simulator with others. Nothing in it grows with the number of
+//! other live transactions but the logarithm of an ordered map.
+//!
+//! Always true: a transaction is live until its last entry is written; an output that shows a decision is made only when
+//! the decision is durable; events of one transaction are carried out in the order they came.
+
+mod begin;
+mod branches;
+mod delivery;
+mod gates;
+mod horizon;
+mod inquiry;
+mod lane;
+mod outcome;
+mod service;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod view;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use rand::{SeedableRng, rngs::StdRng};
+use tokio::sync::oneshot;
+use unanimous_sdk::protocol::{Coordinator, CoordinatorId, Decision, Epoch, ParticipantUrl, TransactionId, UnixMillis};
+
+pub use self::{
+    begin::Begin,
+    branches::{Enlist, Enlisted, ask_finished},
+    inquiry::Inquiry,
+    outcome::{Refusal, Refused},
+    service::{Clock, Service},
+    timers::Instant,
+    view::View,
+};
+use self::{delivery::Delivery, gates::Gates, horizon::Horizon, lane::Lane, timers::{TimerKey, Timers}};
+use crate::{
+    journal::{Entry, Lsn, Progress, Recovered},
+    transaction::{Barrier, Call, Command, Event, Heard, Log, NotAllowed, Step, Transaction},
+    transport::Message,
+};
+
+/// The present: milliseconds on a clock that never goes back, for deadlines, and the time of day, for people.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)]
+pub struct Now {
+    pub mono: Instant,
+    pub wall: UnixMillis,
+}
+
+/// Limits of what is taken, PROTOCOL §7.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The most transactions without a decision.
+    pub undecided: usize,
+    /// The most branches of a transaction.
+    pub branches: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { undecided: 100_000, branches: 256 }
+    }
+}
+
+/// Something to be done, in the order given.
+#[derive(Debug)]
+pub enum Output {
+    /// Append to the log.
+    Append(Lsn, Entry),
+    /// Call a participant, and say how it went with [`Engine::answered`].
+    Send(Message),
+    /// A decision is durable: the line for the log that people read.
+    Decided(Box<View>),
+    /// A transaction has finished.
+    Finished(Box<View>),
+    /// Another coordinator has taken over.
+    Superseded(Epoch, ParticipantUrl),
+}
+
+/// How far a transaction must have come for somebody who waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Milestone {
+    /// The decision can be told.
+    Decided,
+    /// Every branch has ended.
+    Finished,
+}
+
+/// Gets the transaction when it has come as far as was wanted.
+pub type Waiting = oneshot::Receiver<View>;
+
+#[derive(Debug)]
+struct Live {
+    transaction: Transaction,
+    /// When it is aborted if it isn't decided.
+    deadline: Instant,
+    deadline_timer: Option<TimerKey>,
+    /// One for each branch.
+    deliveries: Vec<Delivery>,
+    waiters: Vec<(Milestone, oneshot::Sender<View>)>,
+    traceparent: Option<Arc<str>>,
+}
+
+/// What waits for the log.
+#[derive(Debug)]
+enum Gated {
+    Deliver(lane::Task),
+    Tell(TransactionId),
+    TellEnd(TransactionId),
+    EndDurable(TransactionId),
+    Answer(oneshot::Sender<()>),
+}
+
+#[derive(Debug)]
+enum Timer {
+    Deadline(TransactionId),
+    Retry(TransactionId, usize),
+    Probe(ParticipantUrl),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Engine {
+    id: CoordinatorId,
+    epoch: Epoch,
+    epochs: BTreeSet<Epoch>,
+    url: String,
+    created_at: UnixMillis,
+    limits: Limits,
+    live: HashMap<TransactionId, Live>,
+    undecided: usize,
+    lanes: HashMap<ParticipantUrl, Lane>,
+    gates: Gates<Gated>,
+    timers: Timers<Timer>,
+    horizon: Horizon,
+    /// The highest id that was ever minted or logged.
+    highest: TransactionId,
+    next_lsn: Lsn,
+    next_sequence: u64,
+    random: StdRng,
+    superseded: Option<(Epoch, ParticipantUrl)>,
+    outputs: Vec<Output>,
+}
+
+impl Engine {
+    /// An engine on a log that was just read. What it found is carried on: undecided transactions are aborted, decisions
+    /// delivered. `seed` decides everything that is random: ids and jitter.
+    pub fn new(now: Now, recovered: Recovered, url: String, limits: Limits, seed: [u8; 32]) -> Self {
+        let mut engine = Self {
+            id: recovered.coordinator,
+            epoch: recovered.epoch,
+            epochs: recovered.epochs,
+            url,
+            created_at: recovered.created_at,
+            limits,
+            live: HashMap::with_capacity(recovered.live.len()),
+            undecided: 0,
+            lanes: HashMap::new(),
+            gates: Gates::new(),
+            timers: Timers::new(),
+            horizon: Horizon::new(recovered.highest, recovered.live.iter().map(|(id, _)| *id)),
+            highest: recovered.highest,
+            next_lsn: Lsn(1),
+            next_sequence: recovered.sequence + 1,
+            random: StdRng::from_seed(seed),
+            superseded: None,
+            outputs: vec![],
+        };
+        let ids: Vec<_> = recovered.live.iter().map(|(id, _)| *id).collect();
+        for (id, transaction) in recovered.live {
+            engine.undecided += usize::from(transaction.state.is_undecided());
+            let deliveries = transaction.branches.iter().map(|_| Delivery::default()).collect();
+            let live =
+                Live { transaction, deadline: now.mono, deadline_timer: None, deliveries, waiters: vec![], traceparent: None };
+            engine.live.insert(id, live);
+        }
+        for id in ids {
+            let _ = engine.feed(now, id, Event::Restarted);
+        }
+        engine
+    }
+
+    /// Who it is, as it stands in every message.
+    pub fn coordinator(&self) -> Coordinator {
+        Coordinator { id: self.id, epoch: self.epoch, url: self.url.clone(), horizon: self.horizon.present() }
+    }
+
+    /// What is to be done now; the outputs of all operations since it was last asked.
+    pub fn take_outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// When [`Engine::tick`] is due.
+    pub fn next_timer(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Now) {
+        while let Some(timer) = self.timers.pop(now.mono) {
+            match timer {
+                Timer::Deadline(id) => self.expire(now, id),
+                Timer::Retry(id, at) => self.retry(now, id, at),
+                Timer::Probe(participant) => self.probe(now, &participant),
+            }
+        }
+    }
+
+    /// The log has come further.
+    pub fn progress(&mut self, now: Now, progress: Progress) {
+        self.horizon.durable(progress.durable);
+        for gated in self.gates.advance(progress) {
+            self.pass(now, gated);
+        }
+    }
+
+    /// Answers when the log has come as far as this.
+    pub fn reached(&mut self, now: Now, barrier: Barrier) -> oneshot::Receiver<()> {
+        let (tell, wait) = oneshot::channel();
+        self.gate(now, barrier, Gated::Answer(tell));
+        wait
+    }
+
+    /// Waits for a milestone of a live transaction; None if it isn't live.
+    pub fn wait(&mut self, now: Now, id: TransactionId, milestone: Milestone) -> Option<Waiting> {
+        self.expire(now, id);
+        let view = self.view(id)?;
+        let (tell, wait) = oneshot::channel();
+        let there = match milestone {
+            Milestone::Decided => view.is_decided(),
+            Milestone::Finished => view.is_finished(),
+        };
+        if there {
+            let _ = tell.send(view);
+        } else if let Some(live) = self.live.get_mut(&id) {
+            // Those who gave up waiting leave their place to others.
+            live.waiters.retain(|(_, waiter)| !waiter.is_closed());
+            live.waiters.push((milestone, tell));
+        }
+        Some(wait)
+    }
+
+    /// Before a transaction is looked at: aborts it if its deadline has passed.
+    pub fn look(&mut self, now: Now, id: TransactionId) {
+        self.expire(now, id);
+    }
+
+    /// A live transaction as anybody may see it now; None if it isn't live.
+    pub fn view(&self, id: TransactionId) -> Option<View> {
+        let live = self.live.get(&id)?;
+        Some(View::of(id, live, self.gates.is_open(live.transaction.known_after())))
+    }
+
+    /// Feeds a transaction, which must be live, and sees to what follows.
+    fn feed(&mut self, now: Now, id: TransactionId, event: Event) -> Result<bool, NotAllowed> {
+        // Whoever was superseded begins, decides and delivers nothing further.
+        if self.superseded.is_some() {
+            return Ok(false);
+        }
+        let Some(live) = self.live.get_mut(&id) else { return Ok(false) };
+        let was_undecided = live.transaction.state.is_undecided();
+        let mut log = Log { next: self.next_lsn, sequence: self.next_sequence, now: now.wall };
+        let step = live.transaction.step(event, &mut log)?;
+        (self.next_lsn, self.next_sequence) = (log.next, log.sequence);
+        live.deliveries.resize_with(live.transaction.branches.len(), Delivery::default);
+        if was_undecided && !live.transaction.state.is_undecided() {
+            self.undecided -= 1;
+            if let Some(timer) = live.deadline_timer.take() {
+                self.timers.cancel(timer);
+            }
+        }
+        let Step::Changed(commands) = step else { return Ok(false) };
+        let mut index = live.transaction.records;
+        index -= u32::try_from(commands.iter().filter(|c| matches!(c, Command::Append(..))).count()).unwrap_or(0);
+        for command in commands {
+            self.carry_out(now, id, command, &mut index);
+        }
+        Ok(true)
+    }
+
+    fn carry_out(&mut self, now: Now, id: TransactionId, command: Command, index: &mut u32) {
+        match command {
+            Command::Append(lsn, record) => {
+                self.outputs.push(Output::Append(lsn, Entry::Record { id, index: *index, record }));
+                *index += 1;
+            }
+            Command::Finish(lsn) => {
+                let Some(live) = self.live.get_mut(&id) else { return };
+                for (branch, delivery) in live.transaction.branches.iter_mut().zip(&live.deliveries) {
+                    branch.attempts = delivery.attempts;
+                }
+                let transaction = Arc::new(live.transaction.clone());
+                self.outputs.push(Output::Append(lsn, Entry::Finished { id, transaction }));
+                self.gate(now, Barrier::durable(lsn), Gated::EndDurable(id));
+            }
+            Command::Send { branch, call, after } => self.gate(now, after, Gated::Deliver((id, branch, call))),
+            Command::Tell { after } => self.gate(now, after, Gated::Tell(id)),
+            Command::TellEnd { after } => self.gate(now, after, Gated::TellEnd(id)),
+        }
+    }
+
+    fn gate(&mut self, now: Now, barrier: Barrier, gated: Gated) {
+        if let Some(gated) = self.gates.pass(barrier, gated) {
+            self.pass(now, gated);
+        }
+    }
+
+    fn pass(&mut self, now: Now, gated: Gated) {
+        match gated {
+            Gated::Deliver(task) => self.deliver(now, task),
+            Gated::Tell(id) => {
+                self.tell(id, Milestone::Decided);
+                self.outputs.extend(self.view(id).map(|view| Output::Decided(Box::new(view))));
+            }
+            Gated::TellEnd(id) => {
+                self.tell(id, Milestone::Finished);
+                self.outputs.extend(self.view(id).map(|view| Output::Finished(Box::new(view))));
+                // Its last entry is written: from now on it is found in the log.
+                self.live.remove(&id);
+            }
+            Gated::EndDurable(id) => self.horizon.ended(id),
+            Gated::Answer(tell) => drop(tell.send(())),
+        }
+    }
+
+    /// Tells those who wait for this or less.
+    fn tell(&mut self, id: TransactionId, reached: Milestone) {
+        let Some(view) = self.view(id) else { return };
+        let Some(live) = self.live.get_mut(&id) else { return };
+        let (now, later) = std::mem::take(&mut live.waiters).into_iter().partition(|(wanted, _)| *wanted <= reached);
+        live.waiters = later;
+        let told: Vec<(Milestone, oneshot::Sender<View>)> = now;
+        for (_, tell) in told {
+            let _ = tell.send(view.clone());
+        }
+    }
+
+    /// Aborts a transaction whose deadline has passed. Comes before whatever else happens to it.
+    fn expire(&mut self, now: Now, id: TransactionId) {
+        let Some(live) = self.live.get(&id) else { return };
+        if !live.transaction.state.is_undecided() || now.mono < live.deadline {
+            return;
+        }
+        let missing = live.transaction.branches.iter().position(|b| b.vote.is_none() && b.heard.is_none());
+        if let Some(at) = missing
+            && self.was_never_reached(id, at)
+        {
+            let _ = self.feed(now, id, Event::NotAnswered(at, Heard::Unreachable));
+        }
+        let _ = self.feed(now, id, Event::DeadlinePassed);
+    }
+
+    /// A participant knows a higher epoch of this coordinator: another process has taken over.
+    fn supersede(&mut self, now: Now, epoch: Epoch, told_by: &ParticipantUrl) {
+        const HOUR_MS: u64 = 3_600_000;
+        let (seconds, nanos) = epoch.uuid().get_timestamp().map_or((u64::MAX, 0), |at| at.to_unix());
+        let epoch_ms = seconds.saturating_mul(1000).saturating_add(u64::from(nanos) / 1_000_000);
+        // One that lies further ahead than any clock is not believed.
+        if epoch <= self.epoch || epoch_ms > now.wall.0.saturating_add(HOUR_MS) || self.superseded.is_some() {
+            return;
+        }
+        self.superseded = Some((epoch, told_by.clone()));
+        let lsn = self.next_lsn;
+        self.next_lsn.0 += 1;
+        let entry = Entry::Superseded { epoch, told_by: told_by.to_string() };
+        self.outputs.push(Output::Append(lsn, entry));
+        self.outputs.push(Output::Superseded(epoch, told_by.clone()));
+    }
+
+    /// The id of the higher epoch that has taken over, and who told it.
+    pub fn superseded(&self) -> Option<&(Epoch, ParticipantUrl)> {
+        self.superseded.as_ref()
+    }
+
+    /// From which time on an unknown id was surely never committed.
+    pub fn retained_since(&self) -> UnixMillis {
+        self.created_at
+    }
+
+    /// How many transactions have no decision yet.
+    pub fn undecided(&self) -> usize {
+        self.undecided
+    }
+
+    /// How many transactions are not finished.
+    pub fn live(&self) -> usize {
+        self.live.len()
+    }
+}
+
+/// The call by which a decision is told.
+impl From<Decision> for Call {
+    fn from(decision: Decision) -> Self {
+        match decision {
+            Decision::Commit => Self::Commit,
+            Decision::Abort => Self::Abort,
+        }
+    }
+}

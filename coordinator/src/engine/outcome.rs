@@ -1,0 +1,39 @@
+//! What is refused, and why.
+
+use unanimous_sdk::protocol::{Epoch, ParticipantUrl};
+
+use crate::transaction::{Barrier, NotAllowed};
+
+/// Why something was refused. Nothing has changed.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub enum Refusal {
+    /// The transaction, as it is, doesn't allow it.
+    NotAllowed(NotAllowed),
+    /// No live transaction has this id: it has finished, or never was.
+    NotLive,
+    /// As many transactions are undecided as may be.
+    Overloaded { undecided: usize },
+    /// A vote under another epoch than the present one.
+    StaleEpoch { present: Epoch },
+    /// A vote or an inquiry for another coordinator's log, or an epoch this log never had.
+    NotMyLog,
+    /// Another coordinator has taken over.
+    Superseded { epoch: Epoch, told_by: ParticipantUrl },
+    /// The log can't be read.
+    Unreadable(String),
+}
+
+/// A refusal, and when it may be told: it may show a decision.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Refused {
+    pub why: Refusal,
+    pub tell_after: Barrier,
+}
+
+impl Refused {
+    pub(crate) fn new(why: Refusal) -> Self {
+        Self { why, tell_after: Barrier::NONE }
+    }
+}

@@ -1,0 +1,216 @@
+//! The engine with a real log, a real network and a real clock.
+//!
+//! Always true: entries reach the log in the order of their numbers, because they are appended under the engine's lock;
+//! nothing waits while it holds that lock.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::{runtime::Handle, sync::Notify};
+use tracing::{error, info, warn};
+use unanimous_sdk::protocol::{Coordinator, Outcome, TransactionId, UnixMillis};
+
+use super::{Engine, Inquiry, Now, Output, Refusal, Refused, View};
+use crate::{
+    journal::{self, Journal, Progress},
+    transaction::{Barrier, Transaction},
+    transport::{Answer, Http, Message},
+};
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct Service(Arc<Inner>);
+
+struct Inner {
+    engine: Mutex<Engine>,
+    journal: Arc<dyn Journal>,
+    transport: Http,
+    clock: Clock,
+    runtime: Handle,
+    /// When the timer task wakes up; it is notified when that is too late.
+    wakes_at: AtomicU64,
+    sooner: Notify,
+}
+
+/// Milliseconds since the process started, and the time of day.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// Starts now.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The present.
+    pub fn now(self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Now { mono: ms(self.0.elapsed()), wall: UnixMillis(ms(wall)) }
+    }
+}
+
+impl Service {
+    /// Carries out what the engine asks for, from [`Service::start`] on.
+    pub fn new(engine: Engine, journal: Arc<dyn Journal>, transport: Http, clock: Clock) -> Self {
+        let inner = Inner {
+            engine: Mutex::new(engine),
+            journal,
+            transport,
+            clock,
+            runtime: Handle::current(),
+            wakes_at: AtomicU64::new(u64::MAX),
+            sooner: Notify::new(),
+        };
+        Self(Arc::new(inner))
+    }
+
+    /// Starts what recovery has left to do. From now on the log's progress must come to [`Service::progress`].
+    pub fn start(&self) {
+        self.0.runtime.spawn(self.clone().keep_time());
+    }
+
+    /// Does something with the engine, and then what follows from it.
+    pub fn with<R>(&self, work: impl FnOnce(&mut Engine, Now) -> R) -> R {
+        let mut engine = self.lock();
+        let result = work(&mut engine, self.0.clock.now());
+        let mut entries = vec![];
+        let mut first = None;
+        let mut rest = vec![];
+        for output in engine.take_outputs() {
+            match output {
+                Output::Append(lsn, entry) => {
+                    first.get_or_insert(lsn);
+                    entries.push(entry);
+                }
+                other => rest.push(other),
+            }
+        }
+        if let Some(first) = first {
+            self.0.journal.append(first, entries);
+        }
+        let next = engine.next_timer().unwrap_or(u64::MAX);
+        drop(engine);
+        if next < self.0.wakes_at.load(Ordering::Acquire) {
+            self.0.sooner.notify_one();
+        }
+        for output in rest {
+            match output {
+                Output::Append(..) => {}
+                Output::Send(message) => self.send(message),
+                Output::Decided(view) => log_decision(&view),
+                Output::Finished(view) => log_end(&view),
+                Output::Superseded(epoch, told_by) => error!(
+                    %epoch, participant = %told_by,
+                    "another coordinator has taken over this one's id: nothing more is begun, decided or delivered here; \
+                     stop this process"
+                ),
+            }
+        }
+        result
+    }
+
+    /// The log has come further.
+    pub fn progress(&self, progress: Progress) {
+        self.with(|engine, now| engine.progress(now, progress));
+    }
+
+    /// Waits until the log has come as far as this.
+    pub async fn reached(&self, barrier: Barrier) {
+        if barrier != Barrier::NONE {
+            // It is dropped only when the process ends.
+            let _ = self.with(|engine, now| engine.reached(now, barrier)).await;
+        }
+    }
+
+    /// The present horizon included.
+    pub fn coordinator(&self) -> Coordinator {
+        self.lock().coordinator()
+    }
+
+    /// A transaction as it may be seen now, live or finished; None if neither the engine nor the log knows it.
+    pub fn view(&self, id: TransactionId) -> Result<Option<View>, Refused> {
+        if let Some(view) = self.with(|engine, now| {
+            engine.look(now, id);
+            engine.view(id)
+        }) {
+            return Ok(Some(view));
+        }
+        Ok(self.finished(id)?.map(|transaction| View::of_finished(id, transaction)))
+    }
+
+    /// A transaction that has finished.
+    pub fn finished(&self, id: TransactionId) -> Result<Option<Transaction>, Refused> {
+        self.0.journal.finished(id).map_err(|error: journal::Error| Refused::new(Refusal::Unreadable(error.to_string())))
+    }
+
+    /// Answers a participant in doubt.
+    pub fn inquire(&self, inquiry: &Inquiry) -> Result<(Outcome, bool, Coordinator), Refused> {
+        let known = self.view(inquiry.transaction)?;
+        let (outcome, presumed, coordinator) = self.with(|engine, now| {
+            engine.heard_inquiry(now, inquiry);
+            let (outcome, presumed) = engine.answer(inquiry, known.as_ref())?;
+            Ok((outcome, presumed, engine.coordinator()))
+        })?;
+        Ok((outcome, presumed, coordinator))
+    }
+
+    fn send(&self, message: Message) {
+        let service = self.clone();
+        self.0.runtime.spawn(async move {
+            let attempt = service.0.transport.call(&message).await;
+            let Message { transaction, at, call, participant, .. } = message;
+            service.with(|engine, now| engine.answered(now, Answer { transaction, at, call, participant, attempt }));
+        });
+    }
+
+    /// Does what is due, when it is due.
+    async fn keep_time(self) {
+        loop {
+            let (next, now) = self.with(|engine, now| {
+                engine.tick(now);
+                (engine.next_timer().unwrap_or(u64::MAX), now.mono)
+            });
+            self.0.wakes_at.store(next, Ordering::Release);
+            // Set between the two lines above, a timer would have been missed.
+            if self.lock().next_timer().unwrap_or(u64::MAX) < next {
+                continue;
+            }
+            let pause = Duration::from_millis(next.saturating_sub(now).min(3_600_000));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.0.sooner.notified() => {}
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Engine> {
+        // A panic under the lock may have left half a change: nothing it says could be believed.
+        self.0.engine.lock().unwrap_or_else(|_: PoisonError<_>| {
+            error!("the engine's state can't be trusted after a panic; the process ends and recovers from its log");
+            std::process::abort()
+        })
+    }
+}
+
+fn log_decision(view: &View) {
+    let (id, sequence, branches) = (view.id(), view.sequence(), view.branches());
+    match view.reason() {
+        None => info!(transaction = %id, sequence, branches, "commit"),
+        Some(reason) => {
+            let branch = reason.branch.as_ref().map(tracing::field::display);
+            info!(transaction = %id, sequence, branches, reason = ?reason.code, branch, detail = reason.detail, "abort");
+        }
+    }
+}
+
+fn log_end(view: &View) {
+    if view.is_heuristic() {
+        warn!(transaction = %view.id(), "a branch ended against the decision, or nobody knows how: see GET /v1/transactions/{}", view.id());
+    }
+}

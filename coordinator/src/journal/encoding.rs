@@ -1,0 +1,118 @@
+//! How keys and values stand in the log's tables. Pure.
+//!
+//! Always true: a value begins with the version of its form, and nothing follows its end; what isn't so is refused, and
+//! so is a version from the future. Keys sort as what they stand for does.
+
+use serde::{Serialize, de::DeserializeOwned};
+use unanimous_sdk::protocol::{Epoch, TransactionId};
+use uuid::Uuid;
+
+/// The form in which values are written now.
+const VERSION: u8 = 1;
+
+/// The tables of the log (`RocksDB` calls them column families).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Table {
+    /// (transaction, index) → record, of transactions that aren't finished.
+    Live,
+    /// Number → forced record.
+    Outcomes,
+    /// Transaction → how it finished.
+    History,
+    /// What belongs to the log as a whole.
+    Meta,
+}
+
+impl Table {
+    pub(super) const ALL: [Self; 4] = [Self::Live, Self::Outcomes, Self::History, Self::Meta];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Outcomes => "outcomes",
+            Self::History => "history",
+            Self::Meta => "meta",
+        }
+    }
+}
+
+/// One change of the tables. A key is put at most once before it is deleted, but in `meta`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Put(Table, Vec<u8>, Vec<u8>),
+    Delete(Table, Vec<u8>),
+}
+
+/// Keys of `meta`.
+pub(super) const COORDINATOR: &[u8] = b"coordinator";
+/// The highest transaction id ever logged; kept beyond its transaction.
+pub(super) const HIGHEST: &[u8] = b"highest";
+/// The number of the last checkpoint.
+pub(super) const CHECKPOINT: &[u8] = b"checkpoint";
+/// The highest epoch by which this coordinator was superseded.
+pub(super) const SUPERSEDED: &[u8] = b"superseded";
+/// Before the epochs under which the log was opened.
+pub(super) const EPOCHS: &[u8] = b"epoch/";
+
+/// Why a key or a value isn't understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unreadable {
+    #[error("it is empty")]
+    Empty,
+    #[error("it is of form {0}, and this program knows only form {VERSION}; use a newer one")]
+    Newer(u8),
+    #[error("it isn't what stands there: {0}")]
+    Malformed(String),
+}
+
+pub(super) fn encode(value: &impl Serialize) -> Result<Vec<u8>, Unreadable> {
+    postcard::to_extend(value, vec![VERSION]).map_err(|error| Unreadable::Malformed(error.to_string()))
+}
+
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {
+    match bytes {
+        [] => Err(Unreadable::Empty),
+        [VERSION, body @ ..] => match postcard::take_from_bytes(body) {
+            Ok((value, [])) => Ok(value),
+            Ok((_, more)) => Err(Unreadable::Malformed(format!("{} bytes follow its end", more.len()))),
+            Err(error) => Err(Unreadable::Malformed(error.to_string())),
+        },
+        [version, ..] => Err(Unreadable::Newer(*version)),
+    }
+}
+
+pub(super) fn live_key(id: TransactionId, index: u32) -> Vec<u8> {
+    let mut key = id.uuid().as_bytes().to_vec();
+    key.extend_from_slice(&index.to_be_bytes());
+    key
+}
+
+pub(super) fn live_of_key(key: &[u8]) -> Result<(TransactionId, u32), Unreadable> {
+    let wrong = || Unreadable::Malformed("a key of 20 bytes was expected".to_owned());
+    let (id, index) = key.split_first_chunk::<16>().ok_or_else(wrong)?;
+    let index = index.try_into().map_err(|_| wrong())?;
+    Ok((TransactionId::from_uuid(Uuid::from_bytes(*id)), u32::from_be_bytes(index)))
+}
+
+pub(super) fn history_key(id: TransactionId) -> Vec<u8> {
+    id.uuid().as_bytes().to_vec()
+}
+
+pub(super) fn outcome_key(number: u64) -> Vec<u8> {
+    number.to_be_bytes().to_vec()
+}
+
+pub(super) fn outcome_of_key(key: &[u8]) -> Result<u64, Unreadable> {
+    let key = key.try_into().map_err(|_| Unreadable::Malformed("a key of 8 bytes was expected".to_owned()))?;
+    Ok(u64::from_be_bytes(key))
+}
+
+pub(super) fn epoch_key(epoch: Epoch) -> Vec<u8> {
+    [EPOCHS, epoch.uuid().as_bytes()].concat()
+}
+
+pub(super) fn epoch_of_key(key: &[u8]) -> Result<Epoch, Unreadable> {
+    let wrong = || Unreadable::Malformed("a key of 16 bytes was expected after `epoch/`".to_owned());
+    let bytes = key.strip_prefix(EPOCHS).and_then(|rest| rest.try_into().ok()).ok_or_else(wrong)?;
+    Ok(Epoch::from_uuid(Uuid::from_bytes(bytes)))
+}

@@ -1,0 +1,119 @@
+//! What each entry changes in the tables: the one place where the log's form is decided. Pure; shared by every journal.
+//!
+//! Always true: forced records are numbered without gaps and chained; decisions' sequences have no gaps; the highest
+//! transaction id is written in the same batch as whatever raised it.
+
+use unanimous_sdk::protocol::{Epoch, TransactionId};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::{
+    Entry, Error,
+    chain::{Forced, Link, Tip},
+    encoding::{self, Change, Table, Unreadable},
+};
+use crate::transaction::Record;
+
+/// After so many forced records one of them is a checkpoint: what start verifies is bounded by it.
+const CHECKPOINT_EVERY: u64 = 10_000;
+
+/// Where the log stands.
+#[derive(Clone, Debug)]
+pub(super) struct Ledger {
+    pub(super) tip: Tip,
+    /// Of the last decision; 0 before the first.
+    pub(super) sequence: u64,
+    pub(super) highest: TransactionId,
+    /// Forced records since the last checkpoint.
+    pub(super) unverified: u64,
+}
+
+impl Ledger {
+    /// What this entry changes, added to `changes`.
+    pub(super) fn enter(&mut self, entry: &Entry, changes: &mut Vec<Change>) -> Result<(), Error> {
+        match entry {
+            Entry::Record { id, index, record } => {
+                self.raise(*id, changes)?;
+                self.record(*id, *index, record, changes)?;
+            }
+            Entry::Finished { id, transaction } => {
+                self.raise(*id, changes)?;
+                changes.extend(
+                    (0..transaction.records).map(|at| Change::Delete(Table::Live, encoding::live_key(*id, at))),
+                );
+                changes.push(Change::Put(Table::History, encoding::history_key(*id), encode(&**transaction)?));
+            }
+            Entry::Superseded { epoch, told_by } => {
+                changes.push(Change::Put(Table::Meta, encoding::SUPERSEDED.to_vec(), encode(epoch)?));
+                self.force(Forced::Superseded { epoch: *epoch, told_by: told_by.clone() }, changes)?;
+            }
+        }
+        if self.unverified >= CHECKPOINT_EVERY {
+            self.checkpoint(changes)?;
+        }
+        Ok(())
+    }
+
+    /// The first record of each opening.
+    pub(super) fn open(&mut self, epoch: Epoch, changes: &mut Vec<Change>) -> Result<(), Error> {
+        changes.push(Change::Put(Table::Meta, encoding::epoch_key(epoch), encode(&())?));
+        self.force(Forced::Opened { epoch }, changes)
+    }
+
+    /// A record from which on the chain is verified at the next opening.
+    pub(super) fn checkpoint(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
+        self.force(Forced::Checkpoint { sequence: self.sequence }, changes)?;
+        changes.push(Change::Put(Table::Meta, encoding::CHECKPOINT.to_vec(), encode(&self.tip.number)?));
+        self.unverified = 0;
+        Ok(())
+    }
+
+    fn record(
+        &mut self,
+        id: TransactionId,
+        index: u32,
+        record: &Record,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Error> {
+        // The record carries the number of its forced record, so that start can compare the two.
+        let number = if record.is_forced() { self.tip.number.saturating_add(1) } else { 0 };
+        let value = encode(&(number, record))?;
+        if let (Record::Decided(transaction), true) = (record, record.is_forced()) {
+            let Some(decided) = &transaction.decided else {
+                return Err(Error::Misuse(format!("transaction {id} was decided without a decision")));
+            };
+            if let Some(sequence) = decided.sequence {
+                let expected = self.sequence.saturating_add(1);
+                if sequence != expected {
+                    let wrong = format!("transaction {id} was given the sequence {sequence} instead of {expected}");
+                    return Err(Error::Misuse(wrong));
+                }
+                self.sequence = sequence;
+            }
+            let digest = xxh3_128(&value);
+            let forced = Forced::Decided { id, decision: decided.decision, sequence: decided.sequence, digest };
+            self.force(forced, changes)?;
+        }
+        changes.push(Change::Put(Table::Live, encoding::live_key(id, index), value));
+        Ok(())
+    }
+
+    fn raise(&mut self, id: TransactionId, changes: &mut Vec<Change>) -> Result<(), Error> {
+        if id > self.highest {
+            self.highest = id;
+            changes.push(Change::Put(Table::Meta, encoding::HIGHEST.to_vec(), encode(&id)?));
+        }
+        Ok(())
+    }
+
+    fn force(&mut self, forced: Forced, changes: &mut Vec<Change>) -> Result<(), Error> {
+        self.tip = self.tip.next(&encode(&forced)?);
+        self.unverified = self.unverified.saturating_add(1);
+        let link = Link { forced, chain: self.tip.chain };
+        changes.push(Change::Put(Table::Outcomes, encoding::outcome_key(self.tip.number), encode(&link)?));
+        Ok(())
+    }
+}
+
+fn encode(value: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
+    encoding::encode(value).map_err(|error: Unreadable| Error::Misuse(error.to_string()))
+}

@@ -1,0 +1,221 @@
+//! What an opened log holds, verified. Pure but for the reading; shared by every journal.
+//!
+//! Always true: what is returned here was read, whole, from records whose chain holds and reaches the mark.
+
+use std::collections::BTreeSet;
+
+use unanimous_sdk::protocol::{CoordinatorId, Epoch, TransactionId, UnixMillis};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::{
+    Error, Recovered,
+    chain::{Forced, Link, Tip},
+    encoding::{self, Change, Table},
+    ledger::Ledger,
+};
+use crate::{
+    transaction::{Record, Transaction},
+    uuid7::next_uuid_v7,
+};
+
+/// Takes one row, or ends the scan.
+pub(super) type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), Error> + 'a;
+
+/// The log's tables, to be read.
+pub(super) trait Tables {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
+
+    /// Gives `each` the rows from this key on, in the order of their keys.
+    fn scan(&self, table: Table, from: &[u8], each: &mut Each<'_>) -> Result<(), Error>;
+}
+
+/// From where the chain is verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum From {
+    Checkpoint,
+    Beginning,
+}
+
+/// What the tables hold.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) ledger: Ledger,
+    epochs: BTreeSet<Epoch>,
+    superseded: Option<Epoch>,
+    pub(super) live: Vec<(TransactionId, Transaction)>,
+}
+
+/// Who the log says it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Identity {
+    pub(super) coordinator: CoordinatorId,
+    pub(super) created_at: UnixMillis,
+}
+
+/// The changes that make empty tables those of a log.
+pub(super) fn create(coordinator: CoordinatorId) -> Result<Vec<Change>, Error> {
+    let value = encoding::encode(&coordinator).map_err(|error| Error::Misuse(error.to_string()))?;
+    Ok(vec![Change::Put(Table::Meta, encoding::COORDINATOR.to_vec(), value)])
+}
+
+/// Reads and verifies everything that start needs; `mark` is how far the log must reach.
+pub(super) fn read(tables: &impl Tables, coordinator: CoordinatorId, mark: Tip, from: From) -> Result<Found, Error> {
+    if meta::<CoordinatorId>(tables, encoding::COORDINATOR)? != Some(coordinator) {
+        return Err(Error::DatabaseOfAnother { expected: coordinator });
+    }
+    let (tip, sequence, unverified) = chain(tables, coordinator, from)?;
+    if tip.number < mark.number {
+        return Err(Error::MarkAhead { mark: mark.number, end: tip.number });
+    }
+    if tip_at(tables, coordinator, mark.number)? != Some(mark) {
+        return Err(Error::MarkDiffers { number: mark.number });
+    }
+    let highest = meta(tables, encoding::HIGHEST)?.unwrap_or(TransactionId::NIL);
+    Ok(Found {
+        ledger: Ledger { tip, sequence, highest, unverified },
+        epochs: epochs(tables)?,
+        superseded: meta(tables, encoding::SUPERSEDED)?,
+        live: live(tables)?,
+    })
+}
+
+impl Found {
+    /// Mints the next epoch. What is returned first is to be made durable before the rest is believed.
+    pub(super) fn open(
+        mut self,
+        identity: Identity,
+        now: UnixMillis,
+        random: u128,
+    ) -> Result<(Vec<Change>, Ledger, Recovered), Error> {
+        let last = self.epochs.last().copied().max(self.superseded).map(Epoch::uuid);
+        let after = last.unwrap_or_default().max(self.ledger.highest.uuid());
+        let epoch = Epoch::from_uuid(next_uuid_v7(after, now.0, random));
+        let mut changes = Vec::new();
+        self.ledger.open(epoch, &mut changes)?;
+        self.epochs.insert(epoch);
+        let recovered = Recovered {
+            coordinator: identity.coordinator,
+            epoch,
+            epochs: self.epochs,
+            created_at: identity.created_at,
+            highest: self.ledger.highest,
+            sequence: self.ledger.sequence,
+            live: self.live,
+        };
+        Ok((changes, self.ledger, recovered))
+    }
+}
+
+/// Walks the forced records: the last of them, the last decision's sequence, and how many were walked.
+fn chain(tables: &impl Tables, coordinator: CoordinatorId, from: From) -> Result<(Tip, u64, u64), Error> {
+    let (mut tip, mut sequence) = match from {
+        From::Checkpoint => last_checkpoint(tables)?.unwrap_or((Tip::genesis(coordinator), 0)),
+        From::Beginning => (Tip::genesis(coordinator), 0),
+    };
+    let mut walked = 0;
+    let first = tip.number.saturating_add(1);
+    tables.scan(Table::Outcomes, &encoding::outcome_key(first), &mut |key, value| {
+        let number = encoding::outcome_of_key(key).map_err(Error::unreadable(Table::Outcomes, key))?;
+        let missing = tip.number.saturating_add(1);
+        if number != missing {
+            return Err(Error::Gap { missing, next: number });
+        }
+        let link: Link = encoding::decode(value).map_err(Error::unreadable(Table::Outcomes, key))?;
+        let content = encoding::encode(&link.forced).map_err(Error::unreadable(Table::Outcomes, key))?;
+        tip = tip.next(&content);
+        if link.chain != tip.chain {
+            return Err(Error::Chain { number });
+        }
+        let given = match link.forced {
+            Forced::Decided { sequence: given, .. } => given.map(|found| (found, sequence.saturating_add(1))),
+            Forced::Checkpoint { sequence: found } => Some((found, sequence)),
+            Forced::Opened { .. } | Forced::Superseded { .. } => None,
+        };
+        if let Some((found, expected)) = given {
+            if found != expected {
+                return Err(Error::Sequence { number, found, expected });
+            }
+            sequence = found;
+        }
+        walked += 1;
+        Ok(())
+    })?;
+    Ok((tip, sequence, walked))
+}
+
+fn last_checkpoint(tables: &impl Tables) -> Result<Option<(Tip, u64)>, Error> {
+    let Some(number) = meta(tables, encoding::CHECKPOINT)? else { return Ok(None) };
+    match link(tables, number)? {
+        Some(Link { forced: Forced::Checkpoint { sequence }, chain }) => Ok(Some((Tip { number, chain }, sequence))),
+        Some(_) => Err(Error::Chain { number }),
+        None => Err(Error::Gap { missing: number, next: number.saturating_add(1) }),
+    }
+}
+
+fn tip_at(tables: &impl Tables, coordinator: CoordinatorId, number: u64) -> Result<Option<Tip>, Error> {
+    if number == 0 {
+        return Ok(Some(Tip::genesis(coordinator)));
+    }
+    Ok(link(tables, number)?.map(|link| Tip { number, chain: link.chain }))
+}
+
+fn link(tables: &impl Tables, number: u64) -> Result<Option<Link>, Error> {
+    let key = encoding::outcome_key(number);
+    let value = tables.get(Table::Outcomes, &key)?;
+    value.map(|value| encoding::decode(&value).map_err(Error::unreadable(Table::Outcomes, &key))).transpose()
+}
+
+fn meta<T: serde::de::DeserializeOwned>(tables: &impl Tables, key: &[u8]) -> Result<Option<T>, Error> {
+    let value = tables.get(Table::Meta, key)?;
+    value.map(|value| encoding::decode(&value).map_err(Error::unreadable(Table::Meta, key))).transpose()
+}
+
+fn epochs(tables: &impl Tables) -> Result<BTreeSet<Epoch>, Error> {
+    let mut epochs = BTreeSet::new();
+    tables.scan(Table::Meta, encoding::EPOCHS, &mut |key, _| {
+        if key.starts_with(encoding::EPOCHS) {
+            epochs.insert(encoding::epoch_of_key(key).map_err(Error::unreadable(Table::Meta, key))?);
+        }
+        Ok(())
+    })?;
+    Ok(epochs)
+}
+
+fn live(tables: &impl Tables) -> Result<Vec<(TransactionId, Transaction)>, Error> {
+    let mut all: Vec<(TransactionId, Vec<Record>)> = Vec::new();
+    tables.scan(Table::Live, &[], &mut |key, value| {
+        let (id, index) = encoding::live_of_key(key).map_err(Error::unreadable(Table::Live, key))?;
+        let (number, record): (u64, Record) = encoding::decode(value).map_err(Error::unreadable(Table::Live, key))?;
+        if record.is_forced() {
+            match_decision(tables, id, number, value)?;
+        }
+        let before = match all.last() {
+            Some((last, records)) if *last == id => records.len(),
+            _ => 0,
+        };
+        if before != index as usize {
+            return Err(Error::Transaction {
+                id,
+                why: format!("its record {before} is missing, and {index} is there"),
+            });
+        }
+        match all.last_mut() {
+            Some((_, records)) if before > 0 => records.push(record),
+            _ => all.push((id, vec![record])),
+        }
+        Ok(())
+    })?;
+    let replay = |(id, records)| match Transaction::replay(records) {
+        Ok(transaction) => Ok((id, transaction)),
+        Err(why) => Err(Error::Transaction { id, why: why.to_string() }),
+    };
+    all.into_iter().map(replay).collect()
+}
+
+/// A decision among the live records must be the one in the chain.
+fn match_decision(tables: &impl Tables, id: TransactionId, number: u64, value: &[u8]) -> Result<(), Error> {
+    match link(tables, number)?.map(|link| link.forced) {
+        Some(Forced::Decided { id: of, digest, .. }) if of == id && digest == xxh3_128(value) => Ok(()),
+        _ => Err(Error::Transaction { id, why: format!("its decision is not that of forced record {number}") }),
+    }
+}

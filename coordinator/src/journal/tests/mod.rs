@@ -1,0 +1,8 @@
+//! The log's tests: the rules of its contract, on real files, with real kills and real damage.
+
+mod damage;
+mod folder;
+mod killed;
+mod memory;
+mod rules;
+mod story;

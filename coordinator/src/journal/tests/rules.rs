@@ -1,0 +1,229 @@
+//! The contract, on real files.
+
+use std::sync::{Arc, mpsc};
+
+use unanimous_sdk::protocol::{Epoch, UnixMillis};
+use uuid::Uuid;
+
+use super::story::{Log, NOW, View, story, write};
+use crate::journal::{
+    Entry, Error, Journal, Lsn, Progress,
+    database::Database,
+    encoding::{self, Change, Table},
+    rocks,
+};
+
+#[test]
+fn an_empty_folder_becomes_an_empty_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(&dir.path().join("data")).unwrap();
+    assert_eq!(log.view(0).unwrap(), View::of_entries(&[]));
+    assert_eq!(log.recovered.created_at, NOW);
+    assert_eq!(log.recovered.epochs.iter().collect::<Vec<_>>(), [&log.recovered.epoch]);
+}
+
+#[test]
+fn a_log_that_was_closed_gives_everything_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let entries = story(10);
+    let entries = &entries[..entries.len() - 5];
+    let log = Log::open(dir.path()).unwrap();
+    log.append(1, entries);
+    log.journal.close().unwrap();
+    let last = Lsn(entries.len() as u64);
+    assert_eq!(log.wait_written(entries.len()), Progress { written: last, durable: last }, "closing makes all durable");
+    let coordinator = log.recovered.coordinator;
+    drop(log);
+    let log = Log::open(dir.path()).unwrap();
+    assert_eq!(log.view(entries.len()).unwrap(), View::of_entries(entries));
+    assert_eq!(log.recovered.coordinator, coordinator);
+}
+
+#[test]
+fn a_log_whose_process_just_went_gives_back_all_that_was_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let entries = story(9);
+    write(dir.path(), &entries);
+    let log = Log::open(dir.path()).unwrap();
+    assert_eq!(log.view(entries.len()).unwrap(), View::of_entries(&entries));
+}
+
+#[test]
+fn a_log_is_added_to_over_many_openings() {
+    let dir = tempfile::tempdir().unwrap();
+    let entries = story(12);
+    for (at, part) in entries.chunks(10).enumerate() {
+        let log = Log::open(dir.path()).unwrap();
+        assert_eq!(log.view(entries.len()).unwrap(), View::of_entries(&entries[..at * 10]));
+        log.append(1, part);
+        log.wait_written(part.len());
+        if at % 2 == 0 {
+            log.journal.close().unwrap();
+        }
+    }
+    let log = Log::open(dir.path()).unwrap();
+    assert_eq!(log.view(entries.len()).unwrap(), View::of_entries(&entries));
+    let openings = entries.len().div_ceil(10) + 1;
+    assert_eq!(log.recovered.epochs.len(), openings);
+    drop(log);
+    let report = rocks::verify(dir.path()).unwrap();
+    assert_eq!((report.sequence, report.live), (10, 0));
+    assert_eq!(report.forced_records, 10 + openings as u64 + 5, "decisions, openings, checkpoints of closings");
+}
+
+#[test]
+fn an_epoch_is_greater_than_every_epoch_and_transaction_before_it_whatever_the_clock_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, recovered) = rocks::open(dir.path(), NOW, rand::random).unwrap();
+    drop(first);
+    let (second, back) = rocks::open(dir.path(), UnixMillis(1), rand::random).unwrap();
+    assert!(back.epoch > recovered.epoch);
+    assert!(back.epochs.contains(&recovered.epoch) && back.epochs.contains(&back.epoch));
+    drop(second);
+
+    let far = TransactionIdAt(NOW.0 + 86_400_000).id();
+    let entries = story(1);
+    let Entry::Record { record, .. } = &entries[0] else { unreachable!("a story begins with a record") };
+    let log = Log::open(dir.path()).unwrap();
+    log.append(1, &[Entry::Record { id: far, index: 0, record: record.clone() }]);
+    log.journal.close().unwrap();
+    drop(log);
+    let (_, later) = rocks::open(dir.path(), NOW, rand::random).unwrap();
+    assert_eq!(later.highest, far);
+    assert!(later.epoch.uuid() > far.uuid());
+}
+
+struct TransactionIdAt(u64);
+
+impl TransactionIdAt {
+    fn id(&self) -> unanimous_sdk::protocol::TransactionId {
+        unanimous_sdk::protocol::TransactionId::from_uuid(crate::uuid7::next_uuid_v7(Uuid::nil(), self.0, 7))
+    }
+}
+
+#[test]
+fn an_epoch_is_greater_than_the_one_that_superseded_this_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let epoch = Epoch::from_uuid(TransactionIdAt(NOW.0 + 1_000_000).id().uuid());
+    let log = Log::open(dir.path()).unwrap();
+    log.append(1, &[Entry::Superseded { epoch, told_by: "http://127.0.0.1:7071".to_owned() }]);
+    assert_eq!(log.wait_written(1).durable, Lsn(1), "it is forced");
+    drop(log);
+    let log = Log::open(dir.path()).unwrap();
+    assert!(log.recovered.epoch > epoch);
+    assert!(!log.recovered.epochs.contains(&epoch), "the log was never opened under it");
+}
+
+#[test]
+fn lazy_entries_are_reported_written_and_become_durable_with_the_next_forced_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let entries = story(1);
+    let log = Log::open(dir.path()).unwrap();
+    let forced = entries.iter().position(Entry::is_forced).unwrap();
+    log.append(1, &entries[..forced]);
+    assert_eq!(log.wait_written(forced), Progress { written: Lsn(forced as u64), durable: Lsn(0) });
+    assert_eq!(log.journal.stats().forced_writes, 0);
+    log.append(forced + 1, &entries[forced..=forced]);
+    let last = Lsn(forced as u64 + 1);
+    assert_eq!(log.wait_written(forced + 1), Progress { written: last, durable: last });
+    assert_eq!(log.journal.stats().forced_writes, 1);
+}
+
+#[test]
+fn what_waits_while_the_disk_is_busy_shares_one_forced_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let entries = story(40);
+    let (opened, _) = rocks::open(dir.path(), NOW, rand::random).unwrap();
+    let (reached, progress) = mpsc::channel();
+    let (go, gate) = mpsc::channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    // The writer stands still in here, as it would in a slow sync.
+    let on_progress = move |now| {
+        reached.send(now).unwrap();
+        let _ = gate.lock().unwrap().recv();
+    };
+    let journal = opened.start(Box::new(on_progress), Box::new(|error| panic!("{error}"))).unwrap();
+    journal.append(Lsn(1), entries[..1].to_vec());
+    progress.recv().unwrap();
+    for (at, entry) in entries.iter().enumerate().skip(1) {
+        journal.append(Lsn(at as u64 + 1), vec![entry.clone()]);
+    }
+    go.send(()).unwrap();
+    let last = Lsn(entries.len() as u64);
+    assert_eq!(progress.recv().unwrap(), Progress { written: last, durable: last });
+    drop(go);
+    assert!(entries.iter().filter(|entry| entry.is_forced()).count() > 30);
+    assert_eq!(journal.stats().forced_writes, 1);
+    assert_eq!(journal.stats().batches, 2);
+}
+
+#[test]
+fn a_decision_out_of_sequence_ends_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut entries = story(2);
+    let second = entries.iter().rposition(Entry::is_forced).unwrap();
+    let first = entries.iter().position(Entry::is_forced).unwrap();
+    entries.swap(first, second);
+    let error = fatal(dir.path(), Lsn(1), entries.clone());
+    assert!(matches!(error, Error::Misuse(_)), "{error}");
+    let log = Log::open(dir.path()).unwrap();
+    assert_eq!(log.view(entries.len()).unwrap(), View::of_entries(&[]), "nothing of that batch was written");
+}
+
+#[test]
+fn entries_with_a_gap_in_their_numbers_end_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = fatal(dir.path(), Lsn(2), story(1));
+    assert!(matches!(error, Error::Misuse(_)), "{error}");
+}
+
+/// Appends what must not be, and gives what the log said. It must say nothing else, and take nothing afterwards.
+fn fatal(dir: &std::path::Path, first: Lsn, entries: Vec<Entry>) -> Error {
+    let (opened, _) = rocks::open(dir, NOW, rand::random).unwrap();
+    let (said, fatal) = mpsc::channel();
+    let on_progress = |progress| panic!("{progress:?} was reported");
+    let journal = opened.start(Box::new(on_progress), Box::new(move |error| said.send(error).unwrap())).unwrap();
+    journal.append(first, entries.clone());
+    let error = fatal.recv().unwrap();
+    journal.append(first, entries);
+    assert!(matches!(journal.close(), Err(Error::Ended)), "a log that failed doesn't close as if nothing were");
+    assert!(fatal.recv().is_err(), "it is said once");
+    error
+}
+
+#[test]
+fn a_handle_dropped_by_the_writer_s_own_callback_is_no_deadlock() {
+    let dir = tempfile::tempdir().unwrap();
+    let (opened, _) = rocks::open(dir.path(), NOW, rand::random).unwrap();
+    let slot: Arc<std::sync::Mutex<Option<rocks::RocksDb>>> = Arc::default();
+    let (done, wait) = mpsc::channel();
+    let own = slot.clone();
+    let on_progress = move |_| {
+        drop(own.lock().unwrap().take());
+        let _ = done.send(());
+    };
+    let journal = opened.start(Box::new(on_progress), Box::new(|error| panic!("{error}"))).unwrap();
+    let mut held = slot.lock().unwrap();
+    held.insert(journal).append(Lsn(1), story(1));
+    drop(held);
+    wait.recv().unwrap();
+}
+
+#[test]
+fn a_checkpoint_bounds_what_start_verifies_and_verify_still_walks_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let entries = story(8);
+    write(dir.path(), &entries);
+    Log::open(dir.path()).unwrap().journal.close().unwrap();
+    change(dir.path(), |_| vec![Change::Delete(Table::Outcomes, encoding::outcome_key(3))]);
+    assert!(Log::open(dir.path()).is_ok(), "it lies before the checkpoint");
+    let error = rocks::verify(dir.path()).unwrap_err();
+    assert!(matches!(error, Error::Gap { missing: 3, next: 4 }), "{error}");
+}
+
+/// Changes a log's tables behind its back.
+pub fn change(dir: &std::path::Path, changes: impl FnOnce(&Database) -> Vec<Change>) {
+    let database = Database::open(&dir.join("log/db")).unwrap();
+    let changes = changes(&database);
+    database.write(&changes, true).unwrap();
+}

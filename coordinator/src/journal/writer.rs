@@ -1,0 +1,168 @@
+//! The one writer: group commit.
+//!
+//! Always true: entries are written in the order they were appended, one batch at a time. Order of a batch: write (and
+//! sync if an entry in it is forced), then the mark, then the report. After a failure nothing is written or reported.
+
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use super::{
+    Entry, Error, Lsn, OnFatal, OnProgress, Progress, database::Database, folder::Folder, ledger::Ledger, mark::Mark,
+};
+
+/// What writing has cost since the log was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Batches written.
+    pub batches: u64,
+    /// Of these, the ones that were synced: the forced writes.
+    pub forced_writes: u64,
+}
+
+/// What waits for the writer.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    wake: Condvar,
+    batches: AtomicU64,
+    forced_writes: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    entries: Vec<Entry>,
+    /// Of the last entry ever appended.
+    last: Lsn,
+    /// An append that didn't begin where the one before ended.
+    misused: Option<(Lsn, Lsn)>,
+    closing: bool,
+    abandoned: bool,
+}
+
+/// What the writer takes at once.
+struct Taken {
+    entries: Vec<Entry>,
+    last: Lsn,
+    closing: bool,
+}
+
+impl Queue {
+    pub(super) fn append(&self, first: Lsn, entries: Vec<Entry>) {
+        let mut waiting = self.lock();
+        if waiting.closing || waiting.abandoned || entries.is_empty() {
+            return;
+        }
+        let expected = Lsn(waiting.last.0.saturating_add(1));
+        if first != expected {
+            waiting.misused.get_or_insert((first, expected));
+        }
+        waiting.last = Lsn(waiting.last.0.saturating_add(entries.len() as u64));
+        if waiting.entries.is_empty() {
+            waiting.entries = entries;
+        } else {
+            waiting.entries.extend(entries);
+        }
+        drop(waiting);
+        self.wake.notify_one();
+    }
+
+    /// What waits is still written, and a checkpoint behind it.
+    pub(super) fn close(&self) {
+        self.lock().closing = true;
+        self.wake.notify_one();
+    }
+
+    /// What waits is not written.
+    pub(super) fn abandon(&self) {
+        self.lock().abandoned = true;
+        self.wake.notify_one();
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        Stats {
+            batches: self.batches.load(Ordering::Relaxed),
+            forced_writes: self.forced_writes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Waits for something to do; None when there will be nothing more.
+    fn take(&self) -> Result<Option<Taken>, Error> {
+        let idle = |waiting: &mut Waiting| waiting.entries.is_empty() && !waiting.closing && !waiting.abandoned;
+        let mut waiting = self.wake.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        if let Some((Lsn(first), Lsn(expected))) = waiting.misused {
+            return Err(Error::Misuse(format!("entries were appended from number {first} instead of {expected}")));
+        }
+        let taken =
+            Taken { entries: std::mem::take(&mut waiting.entries), last: waiting.last, closing: waiting.closing };
+        Ok((!waiting.abandoned).then_some(taken))
+    }
+
+    /// A thread that panicked with the lock held has left nothing half done in there.
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(super) struct Writer {
+    pub(super) database: Arc<Database>,
+    pub(super) mark: Mark,
+    pub(super) ledger: Ledger,
+    pub(super) queue: Arc<Queue>,
+    pub(super) on_progress: OnProgress,
+    pub(super) on_fatal: OnFatal,
+    /// Last, so that it is unlocked last: the writer may outlive the journal's handle for the moment of its last batch.
+    pub(super) folder: Arc<Folder>,
+}
+
+impl Writer {
+    /// Writes until the log is closed or abandoned, or a write fails.
+    pub(super) fn run(mut self) -> Result<(), Error> {
+        let ended = self.write_all();
+        if let Err(error) = ended {
+            self.queue.abandon();
+            tracing::error!(%error, "the log can't be written any more; this process must end");
+            (self.on_fatal)(error);
+            return Err(Error::Ended);
+        }
+        Ok(())
+    }
+
+    fn write_all(&mut self) -> Result<(), Error> {
+        let mut progress = Progress::default();
+        while let Some(taken) = self.queue.take()? {
+            let forced = self.write(&taken)?;
+            progress.written = taken.last;
+            if forced {
+                progress.durable = taken.last;
+            }
+            (self.on_progress)(progress);
+            if taken.closing {
+                self.mark.sync().map_err(Error::io("sync", self.folder.mark()))?;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// One batch. Whether it was synced, and so all before it.
+    fn write(&mut self, taken: &Taken) -> Result<bool, Error> {
+        let before = self.ledger.tip;
+        let mut changes = Vec::new();
+        for entry in &taken.entries {
+            self.ledger.enter(entry, &mut changes)?;
+        }
+        if taken.closing {
+            self.ledger.checkpoint(&mut changes)?;
+        }
+        let forced = self.ledger.tip != before;
+        self.database.write(&changes, forced)?;
+        self.queue.batches.fetch_add(1, Ordering::Relaxed);
+        if forced {
+            self.queue.forced_writes.fetch_add(1, Ordering::Relaxed);
+            self.mark.write(self.ledger.tip).map_err(Error::io("write", self.folder.mark()))?;
+        }
+        Ok(forced)
+    }
+}

@@ -1,0 +1,216 @@
+//! Running the coordinator: from the first connection, over the log's loading, to the end.
+//!
+//! Always true: it listens before the log is loaded and says 503 until it is; it ends without waiting for participants;
+//! what it has not delivered is left to the next start.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use rand::RngExt;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Semaphore,
+};
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    api::{self, AllowList, App},
+    config::Serve,
+    engine::{Clock, Engine, Limits, Service},
+    journal::{self, Journal},
+    transport::Http,
+};
+
+/// How long commits that wait for their decision may take when the process is to end.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long connections may take to close after that.
+const CLOSE: Duration = Duration::from_secs(2);
+
+/// How long a client may take to send its headers.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most connections at once; more wait to be accepted.
+const MOST_CONNECTIONS: usize = 10_000;
+
+/// Why the coordinator could not run.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Error {
+    #[error("{0}")]
+    Config(String),
+    #[error("cannot listen on {address}: {error}; is another process using the port?")]
+    Listen { address: SocketAddr, error: std::io::Error },
+    #[error("{0}")]
+    Journal(#[from] journal::Error),
+    #[error("the HTTP client could not be started: {0}")]
+    Transport(#[from] reqwest::Error),
+    #[error("signals can't be received: {0}")]
+    Signals(std::io::Error),
+    #[error("the thread that opens the log has ended: {0}")]
+    Opening(tokio::task::JoinError),
+}
+
+/// Runs until a signal ends it.
+pub async fn run(config: Serve) -> Result<(), Error> {
+    config.check().map_err(Error::Config)?;
+    let clock = Clock::start();
+    let began = Instant::now();
+    let mut signals = Signals::new().map_err(Error::Signals)?;
+    let listen = |error| Error::Listen { address: config.listen, error };
+    let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+    let address = listener.local_addr().map_err(listen)?;
+    let url = config.url(address).map_err(Error::Config)?;
+    let limits = Limits { undecided: config.max_undecided, ..Limits::default() };
+    let app = App::new(AllowList(config.allow_participants.clone()), limits);
+    let server = Server::start(listener, api::router(app.clone()));
+    info!(%address, data_dir = %config.data_dir.display(), "loading the log");
+
+    let opening = tokio::task::spawn_blocking({
+        let (dir, now) = (config.data_dir.clone(), clock.now().wall);
+        move || journal::rocks::open(&dir, now, || rand::rng().random())
+    });
+    let (opened, recovered) = tokio::select! {
+        opened = opening => opened.map_err(Error::Opening)??,
+        () = signals.next() => return Ok(()),
+    };
+    let live = recovered.live.len();
+    let engine = Engine::new(clock.now(), recovered, url, limits, rand::rng().random());
+    let coordinator = engine.coordinator();
+    let slot = Arc::new(OnceLock::<Service>::new());
+    let journal = opened.start(
+        Box::new({
+            let slot = Arc::clone(&slot);
+            move |progress| {
+                if let Some(service) = slot.get() {
+                    service.progress(progress);
+                }
+            }
+        }),
+        Box::new(|error| {
+            error!(%error, "the log can't be written any more, so the process ends: what it has told is in the log");
+            std::process::abort();
+        }),
+    )?;
+    let journal = Arc::new(journal);
+    let log: Arc<dyn Journal> = Arc::<journal::RocksDb>::clone(&journal);
+    let service = Service::new(engine, log, Http::new(coordinator.clone())?, clock);
+    let _ = slot.set(service.clone());
+    service.start();
+    app.ready(service.clone());
+    info!(
+        id = %coordinator.id, epoch = %coordinator.epoch, url = coordinator.url, unfinished = live,
+        ms = began.elapsed().as_millis(), "ready"
+    );
+
+    signals.next().await;
+    info!("ending: no new work is taken; commits that wait get up to {} s", DRAIN.as_secs());
+    app.end();
+    tokio::select! {
+        () = drain(&service) => {}
+        () = signals.next() => {
+            warn!("a second signal: ending at once");
+            std::process::exit(143);
+        }
+    }
+    tokio::select! {
+        () = server.stop() => {}
+        () = signals.next() => std::process::exit(143),
+    }
+    let unfinished = service.with(|engine, _| engine.live());
+    tokio::task::spawn_blocking(move || journal.close()).await.map_err(Error::Opening)??;
+    info!(unfinished, "ended; what is unfinished is left to the next start");
+    Ok(())
+}
+
+/// Waits for those who wait for a decision, and then tells the rest that there is none yet.
+async fn drain(service: &Service) {
+    let end = tokio::time::Instant::now() + DRAIN;
+    while tokio::time::Instant::now() < end && service.with(|engine, _| engine.has_waiters()) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    service.with(|engine, _| engine.release_waiters());
+}
+
+/// SIGTERM and SIGINT.
+struct Signals(Signal, Signal);
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self(signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+        }
+    }
+}
+
+/// The HTTP server.
+struct Server {
+    connections: Arc<GracefulShutdown>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    fn start(listener: TcpListener, router: Router) -> Self {
+        let connections = Arc::new(GracefulShutdown::new());
+        let accepting = tokio::spawn(accept(listener, router, Arc::clone(&connections)));
+        Self { connections, accepting }
+    }
+
+    /// Takes no more connections and closes those that are idle; others get a moment.
+    async fn stop(self) {
+        self.accepting.abort();
+        let _ = self.accepting.await;
+        // Nobody else has it any more.
+        if let Ok(connections) = Arc::try_unwrap(self.connections)
+            && tokio::time::timeout(CLOSE, connections.shutdown()).await.is_err()
+        {
+            debug!("connections that were still in use are cut");
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, router: Router, connections: Arc<GracefulShutdown>) {
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let service = TowerToHyperService::new(router);
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, say: it passes when connections close.
+                warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_headers(100)
+            .serve_connection(TokioIo::new(stream), service.clone());
+        let connection = connections.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "a connection ended");
+            }
+            drop(place);
+        });
+    }
+}

@@ -1,0 +1,431 @@
+//! All branches of a participant, and what it knows of coordinators.
+//!
+//! Always true: see the [module](super). A coordinator is looked at before a branch is: a stale one changes nothing.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Act, Branch, BranchKey, Call, Event, Fate, Known, Lsn, Payload, Record, Refusal, Reply, Saved, State, Step,
+};
+use crate::protocol::{BranchName, Coordinator, CoordinatorId, Decision, Epoch, TransactionId, UnixMillis, Vote};
+
+/// All that a participant knows. Not for two threads at once.
+///
+/// ```
+/// use unanimous_sdk::branch::{Book, Call, Event, Refusal, Saved};
+/// use unanimous_sdk::protocol::{Coordinator, TransactionId};
+/// let mut book = Book::restore(Saved::default());
+/// let step = book.step(Event::Told {
+///     from: Coordinator {
+///         id: "67e55044-10b1-426f-9247-bb680e5fe0c8".parse().unwrap(),
+///         epoch: "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap(),
+///         url: "http://127.0.0.1:7070".into(),
+///         horizon: TransactionId::NIL,
+///     },
+///     transaction: "01890a5d-ac96-774b-bcce-b302099a8058".parse().unwrap(),
+///     branch: "debit".parse().unwrap(),
+///     call: Call::Commit,
+/// });
+/// // Nothing is known of the branch, and even that is told only when the coordinator's epoch is durable.
+/// assert_eq!(step.answer, Err(Refusal::UnknownBranch));
+/// assert!(step.forced && Some(step.after) == step.lsn);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Book {
+    coordinators: BTreeMap<CoordinatorId, Known>,
+    branches: BTreeMap<BranchKey, Branch>,
+    appended: Lsn,
+}
+
+/// What one step writes.
+#[derive(Default)]
+struct Entry {
+    /// The place it will have, if there is something to write.
+    lsn: Lsn,
+    records: Vec<Record>,
+    forced: bool,
+    fate: Fate,
+}
+
+impl Entry {
+    /// A branch whose new state is told only when it is durable.
+    fn force(&mut self, key: &BranchKey, branch: &mut Branch) {
+        branch.lsn = self.lsn;
+        self.forced = true;
+        self.save(key, branch);
+    }
+
+    /// A branch whose new state may be lost.
+    fn save(&mut self, key: &BranchKey, branch: &Branch) {
+        self.records.push(Record::Branch { key: key.clone(), branch: branch.clone() });
+    }
+}
+
+type Answer = Result<Reply, Refusal>;
+
+impl Book {
+    /// What a participant knows after a start.
+    pub fn restore(saved: Saved) -> Self {
+        let Saved { mut coordinators, mut branches } = saved;
+        coordinators.values_mut().for_each(|known| known.lsn = Lsn::default());
+        branches.values_mut().for_each(|branch| branch.lsn = Lsn::default());
+        Self { coordinators, branches, appended: Lsn::default() }
+    }
+
+    /// What is known of a branch.
+    pub fn branch(&self, key: &BranchKey) -> Option<&Branch> {
+        self.branches.get(key)
+    }
+
+    /// What is known of a coordinator.
+    pub fn coordinator(&self, id: CoordinatorId) -> Option<&Known> {
+        self.coordinators.get(&id)
+    }
+
+    /// The branches that are prepared and not decided, oldest transaction first for each coordinator. Looks at all.
+    pub fn in_doubt(&self) -> impl Iterator<Item = (&BranchKey, &Branch)> {
+        self.branches.iter().filter(|(_, branch)| branch.state == State::Prepared)
+    }
+
+    /// Carries one event out.
+    pub fn step(&mut self, event: Event) -> Step {
+        let mut entry = Entry { lsn: Lsn(self.appended.0 + 1), ..Entry::default() };
+        let mut about = None;
+        let answer = match event {
+            Event::Told { from, transaction, branch, call } => self.told(from, transaction, branch, call, &mut entry, &mut about),
+            Event::Learned { key, asked, decision } => self.learned(about.insert(key), asked, decision),
+            Event::Own { key, act } => self.own(about.insert(key), act, &mut entry),
+            Event::Superseded { coordinator, epoch } => self.superseded(coordinator, epoch, &mut entry),
+        };
+        let (written, after) = (!entry.records.is_empty(), self.after(&answer, about.as_ref(), &entry));
+        if written {
+            self.appended = entry.lsn;
+        }
+        let Entry { lsn, records, forced, fate } = entry;
+        Step { records, lsn: written.then_some(lsn), forced, fate, answer, after }
+    }
+
+    /// What must be durable before an answer may leave: the epoch it is given under, and the vote or commit it tells of.
+    fn after(&self, answer: &Answer, about: Option<&BranchKey>, entry: &Entry) -> Lsn {
+        let epoch = match (answer, about) {
+            (Err(Refusal::StaleEpoch { coordinator, .. }), _) => Some(*coordinator),
+            (_, Some(key)) => Some(key.coordinator),
+            (_, None) => None,
+        };
+        // Without a branch it is about an epoch alone.
+        let epoch = match epoch {
+            Some(id) => self.coordinators.get(&id).map_or(Lsn::default(), |known| known.lsn),
+            None => if entry.forced { entry.lsn } else { Lsn::default() },
+        };
+        let branch = about.and_then(|key| self.branches.get(key)).map_or(Lsn::default(), |branch| branch.lsn);
+        match answer {
+            Ok(Reply::Voted(_) | Reply::Committed) | Err(Refusal::IsCommitted) => epoch.max(branch),
+            Ok(Reply::Work | Reply::Effect(_) | Reply::Wait | Reply::Refused(_) | Reply::Aborted | Reply::Nothing)
+            | Err(
+                Refusal::StaleEpoch { .. }
+                | Refusal::PayloadDiffers
+                | Refusal::UnknownBranch
+                | Refusal::IsAborted { .. }
+                | Refusal::NameUsed,
+            ) => epoch,
+        }
+    }
+
+    fn told(
+        &mut self,
+        from: Coordinator,
+        transaction: TransactionId,
+        branch: BranchName,
+        call: Call,
+        entry: &mut Entry,
+        about: &mut Option<BranchKey>,
+    ) -> Answer {
+        let key = &*about.insert(BranchKey { coordinator: from.id, transaction, branch });
+        let epoch = from.epoch;
+        self.meet(from, entry)?;
+        match call {
+            Call::Prepare { payload, late, now } => self.prepare(key, epoch, payload, late, now, entry),
+            Call::Commit => self.commit(key),
+            Call::Abort => self.abort(key, epoch, entry),
+            Call::Open { now } => self.open(key, epoch, now),
+        }
+    }
+
+    /// Notes who speaks: refuses a lower epoch, keeps a higher one, forgets what lies below the horizon.
+    fn meet(&mut self, from: Coordinator, entry: &mut Entry) -> Result<(), Refusal> {
+        let Coordinator { id, epoch, url, horizon } = from;
+        let known = self.coordinators.entry(id).or_insert_with(|| {
+            entry.forced = true;
+            Known { epoch, horizon, url: url.clone(), lsn: entry.lsn }
+        });
+        if epoch < known.epoch {
+            return Err(Refusal::StaleEpoch { coordinator: id, epoch: known.epoch });
+        }
+        let mut changed = entry.forced;
+        if epoch > known.epoch {
+            (known.epoch, known.lsn) = (epoch, entry.lsn);
+            (entry.forced, changed) = (true, true);
+        }
+        if url != known.url {
+            known.url = url;
+            changed = true;
+        }
+        let moved = horizon > known.horizon;
+        known.horizon = known.horizon.max(horizon);
+        let known = known.clone();
+        let mut forgotten = Vec::new();
+        if moved {
+            let lowest = BranchKey { coordinator: id, transaction: TransactionId::NIL, branch: BranchName::numbered(0) };
+            forgotten = self
+                .branches
+                .range(lowest..)
+                .take_while(|(key, _)| key.coordinator == id && key.transaction < known.horizon)
+                .filter(|(_, branch)| branch.state.has_ended())
+                .map(|(key, _)| key.clone())
+                .collect();
+        }
+        // The horizon is written no later than what is forgotten because of it: in the same entry.
+        if changed || !forgotten.is_empty() {
+            entry.records.push(Record::Coordinator { id, known });
+        }
+        for key in forgotten {
+            self.branches.remove(&key);
+            entry.records.push(Record::Forgotten { key });
+        }
+        Ok(())
+    }
+
+    fn superseded(&mut self, id: CoordinatorId, epoch: Epoch, entry: &mut Entry) -> Answer {
+        if let Some(known) = self.coordinators.get_mut(&id)
+            && epoch > known.epoch
+        {
+            (known.epoch, known.lsn) = (epoch, entry.lsn);
+            entry.forced = true;
+            entry.records.push(Record::Coordinator { id, known: known.clone() });
+        }
+        Ok(Reply::Nothing)
+    }
+
+    fn is_below_horizon(&self, key: &BranchKey) -> bool {
+        self.coordinators.get(&key.coordinator).is_some_and(|known| key.transaction < known.horizon)
+    }
+
+    fn prepare(
+        &mut self,
+        key: &BranchKey,
+        epoch: Epoch,
+        payload: Option<Payload>,
+        late: bool,
+        now: UnixMillis,
+        entry: &mut Entry,
+    ) -> Answer {
+        let digest = payload.as_ref().map(|payload| payload.digest);
+        let Some(branch) = self.branches.get_mut(key) else {
+            return Ok(self.prepare_first(key, epoch, payload, late, now, entry));
+        };
+        // Of a tombstone no payload is known: nothing to compare with.
+        if branch.state != State::Tombstone && branch.digest != digest {
+            return Err(Refusal::PayloadDiffers);
+        }
+        match branch.state.clone() {
+            State::Open => Ok(branch.abort("a prepare came before its work was finished")),
+            State::Held(_) if late => Ok(branch.abort("its deadline has passed")),
+            State::Held(vote) => {
+                branch.epoch = epoch;
+                Ok(branch.vote(key, vote, entry))
+            }
+            State::Working => Ok(Reply::Wait),
+            State::Prepared | State::Committing | State::Committed => Ok(Reply::Voted(Vote::Prepared)),
+            State::ReadOnly => Ok(Reply::Voted(Vote::ReadOnly)),
+            State::Refused(why) | State::Aborted(why) => Ok(Reply::Refused(why)),
+            State::Aborting(_) => Ok(Reply::Wait),
+            State::Tombstone => Ok(Reply::Refused("it was aborted before".to_owned())),
+        }
+    }
+
+    fn prepare_first(
+        &mut self,
+        key: &BranchKey,
+        epoch: Epoch,
+        payload: Option<Payload>,
+        late: bool,
+        now: UnixMillis,
+        entry: &mut Entry,
+    ) -> Reply {
+        let below = self.is_below_horizon(key);
+        let why = if below {
+            "its transaction is finished"
+        } else if late {
+            "its deadline has passed"
+        } else if payload.is_none() {
+            "it came without a payload, and no work is held for it"
+        } else {
+            let digest = payload.as_ref().map(|payload| payload.digest);
+            let branch = Branch { state: State::Working, digest, payload, epoch, since: now, lsn: Lsn::default() };
+            self.branches.insert(key.clone(), branch);
+            return Reply::Work;
+        };
+        // Below the horizon every repeat is refused alike: nothing need be kept.
+        if !below {
+            let digest = payload.map(|payload| payload.digest);
+            let state = State::Refused(why.to_owned());
+            let branch = Branch { state, digest, payload: None, epoch, since: now, lsn: Lsn::default() };
+            entry.save(key, &branch);
+            self.branches.insert(key.clone(), branch);
+        }
+        Reply::Refused(why.to_owned())
+    }
+
+    fn commit(&mut self, key: &BranchKey) -> Answer {
+        let Some(branch) = self.branches.get_mut(key) else { return Err(Refusal::UnknownBranch) };
+        match &branch.state {
+            // It never voted, so whose vote was counted? What the coordinator means is not what is here.
+            State::Open | State::Held(_) => Err(Refusal::UnknownBranch),
+            State::Prepared => Ok(branch.decide(Decision::Commit)),
+            State::Working | State::Committing | State::Aborting(_) => Ok(Reply::Wait),
+            State::Committed | State::ReadOnly => Ok(Reply::Committed),
+            State::Refused(why) | State::Aborted(why) => Err(Refusal::IsAborted { why: why.clone() }),
+            State::Tombstone => Err(Refusal::IsAborted { why: "it was aborted before".to_owned() }),
+        }
+    }
+
+    fn abort(&mut self, key: &BranchKey, epoch: Epoch, entry: &mut Entry) -> Answer {
+        let Some(branch) = self.branches.get_mut(key) else {
+            // Below the horizon no prepare is taken any more: no tombstone is needed.
+            if !self.is_below_horizon(key) {
+                let since = UnixMillis::default();
+                let branch = Branch { state: State::Tombstone, digest: None, payload: None, epoch, since, lsn: Lsn::default() };
+                entry.save(key, &branch);
+                self.branches.insert(key.clone(), branch);
+            }
+            return Ok(Reply::Aborted);
+        };
+        match branch.state {
+            State::Open | State::Held(_) | State::Working | State::Prepared => Ok(branch.decide(Decision::Abort)),
+            State::Committing | State::Aborting(_) => Ok(Reply::Wait),
+            State::Committed => Err(Refusal::IsCommitted),
+            State::ReadOnly | State::Refused(_) | State::Aborted(_) | State::Tombstone => Ok(Reply::Aborted),
+        }
+    }
+
+    fn open(&mut self, key: &BranchKey, epoch: Epoch, now: UnixMillis) -> Answer {
+        if self.branches.contains_key(key) {
+            return Err(Refusal::NameUsed);
+        }
+        if self.is_below_horizon(key) {
+            return Err(Refusal::IsAborted { why: "its transaction is finished".to_owned() });
+        }
+        let branch = Branch { state: State::Open, digest: None, payload: None, epoch, since: now, lsn: Lsn::default() };
+        self.branches.insert(key.clone(), branch);
+        Ok(Reply::Work)
+    }
+
+    /// An inquiry's answer counts only for a branch in doubt, and only if no higher epoch has been met since it was asked.
+    fn learned(&mut self, key: &BranchKey, asked: Epoch, decision: Decision) -> Answer {
+        if self.coordinators.get(&key.coordinator).is_none_or(|known| known.epoch > asked) {
+            return Ok(Reply::Nothing);
+        }
+        match self.branches.get_mut(key) {
+            Some(branch) if branch.state == State::Prepared => Ok(branch.decide(decision)),
+            Some(_) | None => Ok(Reply::Nothing),
+        }
+    }
+
+    fn own(&mut self, key: &BranchKey, act: Act, entry: &mut Entry) -> Answer {
+        let below = self.is_below_horizon(key);
+        let Some(branch) = self.branches.get_mut(key) else {
+            return match act {
+                Act::Worked(_) | Act::Failed | Act::GiveUp(_) | Act::Effected => Ok(Reply::Nothing),
+                Act::Hold(_) | Act::Vote(_) => Err(Refusal::UnknownBranch),
+            };
+        };
+        match (act, branch.state.clone()) {
+            (Act::Worked(Ok(vote)), State::Working) => Ok(branch.vote(key, vote, entry)),
+            (Act::Worked(Err(why)), State::Working) => {
+                branch.payload = None;
+                branch.state = State::Refused(why.clone());
+                entry.save(key, branch);
+                entry.fate = Fate::Discard;
+                Ok(Reply::Refused(why))
+            }
+            (Act::Failed, State::Working) => {
+                self.branches.remove(key);
+                entry.fate = Fate::Discard;
+                Ok(Reply::Nothing)
+            }
+            (Act::Hold(_) | Act::Vote(_), State::Open | State::Held(_)) if below => {
+                Ok(branch.abort("its transaction is finished"))
+            }
+            (Act::Hold(vote), State::Open) => {
+                branch.state = State::Held(vote);
+                Ok(Reply::Nothing)
+            }
+            (Act::Vote(vote), State::Open | State::Held(_)) => Ok(branch.vote(key, vote, entry)),
+            (Act::Vote(_), State::Prepared | State::Committing | State::Committed) => Ok(Reply::Voted(Vote::Prepared)),
+            (Act::Vote(_), State::ReadOnly) => Ok(Reply::Voted(Vote::ReadOnly)),
+            (Act::Hold(_) | Act::Vote(_), State::Aborting(why) | State::Aborted(why) | State::Refused(why)) => {
+                Err(Refusal::IsAborted { why })
+            }
+            (Act::GiveUp(why), State::Open | State::Held(_) | State::Working) => Ok(branch.abort(why)),
+            (Act::Effected, State::Committing) => {
+                (branch.state, branch.payload) = (State::Committed, None);
+                entry.force(key, branch);
+                entry.fate = Fate::Publish;
+                Ok(Reply::Committed)
+            }
+            (Act::Effected, State::Aborting(why)) => {
+                (branch.state, branch.payload) = (State::Aborted(why), None);
+                entry.save(key, branch);
+                entry.fate = Fate::Discard;
+                Ok(Reply::Aborted)
+            }
+            // What comes too late, or twice, changes nothing. Every act and state is named: a new one must find its place.
+            (
+                Act::Worked(_) | Act::Failed | Act::Hold(_) | Act::Vote(_) | Act::GiveUp(_) | Act::Effected,
+                State::Open
+                | State::Held(_)
+                | State::Working
+                | State::Prepared
+                | State::ReadOnly
+                | State::Refused(_)
+                | State::Committing
+                | State::Committed
+                | State::Aborting(_)
+                | State::Aborted(_)
+                | State::Tombstone,
+            ) => Ok(Reply::Nothing),
+        }
+    }
+}
+
+impl Branch {
+    fn vote(&mut self, key: &BranchKey, vote: Vote, entry: &mut Entry) -> Reply {
+        match vote {
+            Vote::Prepared => {
+                self.state = State::Prepared;
+                entry.fate = Fate::Stage;
+            }
+            Vote::ReadOnly => {
+                (self.state, self.payload) = (State::ReadOnly, None);
+                entry.fate = Fate::Discard;
+            }
+        }
+        entry.force(key, self);
+        Reply::Voted(vote)
+    }
+
+    fn decide(&mut self, decision: Decision) -> Reply {
+        match decision {
+            Decision::Commit => {
+                self.state = State::Committing;
+                Reply::Effect(Decision::Commit)
+            }
+            Decision::Abort => self.abort("its transaction was aborted"),
+        }
+    }
+
+    fn abort(&mut self, why: &str) -> Reply {
+        self.state = State::Aborting(why.to_owned());
+        Reply::Effect(Decision::Abort)
+    }
+}

@@ -1,0 +1,273 @@
+//! The bodies of the protocol's messages, and what counts as an answer.
+//!
+//! An answer counts only with exactly its status, a JSON content type and its members; others beside them are ignored.
+//! `parse` gives None for everything else: no answer.
+
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde_json::value::RawValue;
+
+use super::{BranchName, CoordinatorId, Epoch, TransactionId, UnixMillis};
+
+/// Who sends a message, as it stands in every one: the coordinator's id, the epoch of its log, the URL at which it is
+/// asked about decisions, and its horizon (every transaction with a lower id is finished).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Coordinator {
+    pub id: CoordinatorId,
+    pub epoch: Epoch,
+    pub url: String,
+    pub horizon: TransactionId,
+}
+
+/// A coordinator and one of its epochs: what an unsolicited vote names. `url` and `horizon` may stand beside them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "CoordinatorRefBody")]
+#[allow(missing_docs)]
+pub struct CoordinatorRef {
+    pub id: CoordinatorId,
+    pub epoch: Epoch,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CoordinatorRefBody {
+    id: CoordinatorId,
+    epoch: Epoch,
+    #[serde(rename = "url", default)]
+    _url: IgnoredAny,
+    #[serde(rename = "horizon", default)]
+    _horizon: IgnoredAny,
+}
+
+impl From<CoordinatorRefBody> for CoordinatorRef {
+    fn from(body: CoordinatorRefBody) -> Self {
+        Self { id: body.id, epoch: body.epoch }
+    }
+}
+
+impl From<&Coordinator> for CoordinatorRef {
+    fn from(whole: &Coordinator) -> Self {
+        Self { id: whole.id, epoch: whole.epoch }
+    }
+}
+
+/// A vote to commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Vote {
+    /// The work is durable and can be committed or aborted after any crash.
+    Prepared,
+    /// Nothing was changed; the branch takes no part in phase two.
+    ReadOnly,
+}
+
+/// What a coordinator decides. Once durable it never changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum Decision {
+    Commit,
+    Abort,
+}
+
+/// What an inquiry learns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum Outcome {
+    Commit,
+    Abort,
+    /// Not decided yet: ask again.
+    Pending,
+}
+
+impl From<Decision> for Outcome {
+    fn from(decision: Decision) -> Self {
+        match decision {
+            Decision::Commit => Self::Commit,
+            Decision::Abort => Self::Abort,
+        }
+    }
+}
+
+/// `POST B/prepare`: do the work, make it durable, vote.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct PrepareRequest {
+    pub transaction: TransactionId,
+    pub branch: BranchName,
+    pub coordinator: Coordinator,
+    /// The work, if it wasn't done before on the application's own calls. Absent and null are the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Box<RawValue>>,
+    pub deadline: UnixMillis,
+    pub remaining_ms: u64,
+}
+
+/// `POST B/commit` and `POST B/abort`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct DecisionRequest {
+    pub transaction: TransactionId,
+    pub branch: BranchName,
+    pub coordinator: Coordinator,
+}
+
+/// A participant's answer to prepare.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum PrepareAnswer {
+    Vote(Vote),
+    /// A vote to abort: nothing of the branch is left at the participant.
+    Refused { reason: Option<String> },
+}
+
+/// A participant's answer to commit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum CommitAnswer {
+    Committed,
+    HeuristicAbort { detail: Option<String> },
+    /// The participant has no trace of the branch.
+    UnknownBranch,
+}
+
+/// A participant's answer to abort.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum AbortAnswer {
+    Aborted,
+    HeuristicCommit { detail: Option<String> },
+}
+
+/// The body of a JSON answer, if it is an object in a JSON content type.
+fn object<'a, T: Deserialize<'a>>(content_type: Option<&str>, body: &'a [u8]) -> Option<T> {
+    let media = content_type?.split(';').next()?.trim().to_ascii_lowercase();
+    let json = media == "application/json" || (media.starts_with("application/") && media.ends_with("+json"));
+    // A derived struct would take an array of its members, too.
+    let object = body.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
+    if json && object { serde_json::from_slice(body).ok() } else { None }
+}
+
+#[derive(Deserialize)]
+struct VoteBody {
+    vote: String,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct StateBody {
+    state: String,
+    #[serde(default)]
+    detail: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct TypeBody {
+    r#type: String,
+}
+
+impl PrepareAnswer {
+    /// Reads an answer; None: it is none.
+    pub fn parse(status: u16, content_type: Option<&str>, body: &[u8]) -> Option<Self> {
+        let VoteBody { vote, reason } = object(content_type, body)?;
+        match (status, vote.as_str()) {
+            (200, "prepared") => Some(Self::Vote(Vote::Prepared)),
+            (200, "read_only") => Some(Self::Vote(Vote::ReadOnly)),
+            (409, "abort") => Some(Self::Refused { reason }),
+            _ => None,
+        }
+    }
+
+    /// The answer's status and body.
+    pub fn to_parts(&self) -> (u16, serde_json::Value) {
+        match self {
+            Self::Vote(vote) => (200, serde_json::json!({ "vote": vote })),
+            Self::Refused { reason } => (409, serde_json::json!({ "vote": "abort", "reason": reason })),
+        }
+    }
+}
+
+impl CommitAnswer {
+    /// Reads an answer; None: it is none. A 404 counts only as the problem `unknown-branch`: any other is a misrouted call.
+    pub fn parse(status: u16, content_type: Option<&str>, body: &[u8]) -> Option<Self> {
+        if status == 404 {
+            let TypeBody { r#type } = object(content_type, body)?;
+            return (r#type == super::ProblemType::UnknownBranch.reference()).then_some(Self::UnknownBranch);
+        }
+        let StateBody { state, detail } = object(content_type, body)?;
+        match (status, state.as_str()) {
+            (200, "committed") => Some(Self::Committed),
+            (409, "heuristic_abort") => Some(Self::HeuristicAbort { detail }),
+            _ => None,
+        }
+    }
+
+    /// The answer's status and body; None for [`CommitAnswer::UnknownBranch`], which is a problem.
+    pub fn to_parts(&self) -> Option<(u16, serde_json::Value)> {
+        match self {
+            Self::Committed => Some((200, serde_json::json!({ "state": "committed" }))),
+            Self::HeuristicAbort { detail } => Some((409, serde_json::json!({ "state": "heuristic_abort", "detail": detail }))),
+            Self::UnknownBranch => None,
+        }
+    }
+}
+
+impl AbortAnswer {
+    /// Reads an answer; None: it is none.
+    pub fn parse(status: u16, content_type: Option<&str>, body: &[u8]) -> Option<Self> {
+        let StateBody { state, detail } = object(content_type, body)?;
+        match (status, state.as_str()) {
+            (200, "aborted") => Some(Self::Aborted),
+            (409, "heuristic_commit") => Some(Self::HeuristicCommit { detail }),
+            _ => None,
+        }
+    }
+
+    /// The answer's status and body.
+    pub fn to_parts(&self) -> (u16, serde_json::Value) {
+        match self {
+            Self::Aborted => (200, serde_json::json!({ "state": "aborted" })),
+            Self::HeuristicCommit { detail } => (409, serde_json::json!({ "state": "heuristic_commit", "detail": detail })),
+        }
+    }
+}
+
+/// The coordinator's answer to an enlistment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct EnlistAnswer {
+    pub branch: BranchName,
+    pub deadline: UnixMillis,
+    pub remaining_ms: u64,
+    pub coordinator: Coordinator,
+}
+
+/// The coordinator's answer to an inquiry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct InquiryAnswer {
+    pub decision: Outcome,
+    /// Whether it is an abort because the log doesn't know the transaction.
+    pub presumed: bool,
+    pub coordinator: Coordinator,
+}
+
+/// A branch that a participant holds, as `GET B/branches` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct HeldBranch {
+    pub transaction: TransactionId,
+    pub branch: BranchName,
+    pub state: String,
+    pub since: UnixMillis,
+    pub coordinator: Coordinator,
+}
+
+/// The answer to `GET B/branches`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct BranchesAnswer {
+    pub items: Vec<HeldBranch>,
+}

@@ -1,0 +1,44 @@
+//! What crosses the network: the names, messages and problems of the protocol, shared by coordinator, participant and
+//! initiator. Pure data: nothing here does I/O, and none of it needs a feature of this crate.
+//!
+//! Always true: a value of one of these types is well-formed. What isn't is refused where it is parsed, with a message
+//! that says what was expected.
+
+mod branch_name;
+mod ids;
+mod json;
+mod messages;
+mod problem;
+mod time;
+mod url;
+
+pub use branch_name::BranchName;
+pub use ids::{CoordinatorId, Epoch, TransactionId};
+pub use json::{canonical_json, json_depth_exceeds};
+pub use messages::{
+    AbortAnswer, BranchesAnswer, CommitAnswer, Coordinator, CoordinatorRef, Decision, DecisionRequest, EnlistAnswer,
+    HeldBranch, InquiryAnswer, Outcome, PrepareAnswer, PrepareRequest, Vote,
+};
+pub use problem::{Problem, ProblemType};
+pub use time::UnixMillis;
+pub use url::ParticipantUrl;
+
+/// What a value that isn't well-formed lacks; the text names the rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub(crate) String);
+
+impl Malformed {
+    pub(crate) fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
+/// The header by which an initiator passes a transaction to the services it calls: the transaction's URL.
+pub const TRANSACTION_HEADER: &str = "unanimous-transaction";
+
+/// The most bytes an answer of a participant may have: 64 KiB.
+pub const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// The deepest nesting of arrays and objects that is taken, in any body.
+pub const MAX_JSON_DEPTH: usize = 100;

@@ -1,0 +1,130 @@
+//! The base URL of a participant.
+//!
+//! Always true: the text is normalised (host in lower case, no default port, no trailing slash), so equal participants
+//! are equal texts; it has no user, query or fragment, no dot segments and no encoded slashes: what is compared with an
+//! allow-list is what is called.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use url::{Host, Url};
+
+use super::{Malformed, ids::shorten};
+
+/// A participant's base URL: `http` or `https`. Cheap to clone.
+///
+/// ```
+/// use unanimous_sdk::protocol::ParticipantUrl;
+/// let url: ParticipantUrl = "HTTP://LocalHost:80/bank/".parse().unwrap();
+/// assert_eq!(url.as_str(), "http://localhost/bank");
+/// assert!(url.is_loopback());
+/// assert!("http://me@localhost/bank".parse::<ParticipantUrl>().is_err());
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ParticipantUrl(Arc<str>);
+
+impl ParticipantUrl {
+    /// The longest URL that is taken, in bytes.
+    pub const MAX_LENGTH: usize = 2048;
+
+    /// The URL as text, without a trailing slash: append `/prepare` and the like.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn parsed(&self) -> Url {
+        Url::parse(&self.0).expect("it was parsed when it was made")
+    }
+
+    /// Whether its host is `localhost` or a loopback address.
+    pub fn is_loopback(&self) -> bool {
+        match self.parsed().host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        }
+    }
+
+    /// Whether it lies under `root`: scheme, host and port equal, and the path of `root` is a head of its path by whole
+    /// segments.
+    ///
+    /// ```
+    /// use unanimous_sdk::protocol::ParticipantUrl;
+    /// let url = |text: &str| text.parse::<ParticipantUrl>().unwrap();
+    /// assert!(url("http://a/pay/eu").is_under(&url("http://a/pay")));
+    /// assert!(!url("http://a/payments").is_under(&url("http://a/pay")));
+    /// ```
+    pub fn is_under(&self, root: &Self) -> bool {
+        let (mine, roots) = (self.parsed(), root.parsed());
+        let origin = |url: &Url| (url.scheme().to_owned(), url.host_str().map(str::to_owned), url.port_or_known_default());
+        if origin(&mine) != origin(&roots) {
+            return false;
+        }
+        let segments = |url: &Url| url.path().split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        segments(&mine).starts_with(&segments(&roots))
+    }
+}
+
+impl FromStr for ParticipantUrl {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let wrong = |why: &str| Err(Malformed::new(format!("a participant is an http or https URL {why}, not {:?}", shorten(text))));
+        if text.len() > Self::MAX_LENGTH {
+            return wrong("of at most 2,048 bytes");
+        }
+        // The URL standard forgives what two parsers could read in two ways; this is refused before it is asked.
+        let Some((scheme, rest)) = text.split_once("://") else { return wrong("with a host") };
+        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+            return wrong("(no other scheme)");
+        }
+        if rest.starts_with('/') || text.bytes().any(|b| b <= b' ' || b == 0x7f || b == b'\\') {
+            return wrong("without white space, control characters or backslashes");
+        }
+        let path = rest.split_once('/').map_or("", |(_, path)| path).to_ascii_lowercase();
+        let dots = |segment: &str| matches!(segment.replace("%2e", ".").as_str(), "." | "..");
+        if path.split('/').any(dots) || path.contains("%2f") || path.contains("%5c") {
+            return wrong("without . or .. segments and encoded slashes");
+        }
+        let Ok(url) = Url::parse(text) else { return wrong("that can be parsed") };
+        if url.host().is_none() {
+            return wrong("with a host");
+        }
+        if !url.username().is_empty() || url.password().is_some() || rest.split('/').next().is_some_and(|host| host.contains('@')) {
+            return wrong("without a user");
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return wrong("without query or fragment");
+        }
+        let normal = url.as_str();
+        Ok(Self(normal.strip_suffix('/').unwrap_or(normal).into()))
+    }
+}
+
+impl TryFrom<String> for ParticipantUrl {
+    type Error = Malformed;
+
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        text.parse()
+    }
+}
+
+impl From<ParticipantUrl> for String {
+    fn from(url: ParticipantUrl) -> Self {
+        (*url.0).to_owned()
+    }
+}
+
+impl fmt::Display for ParticipantUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ParticipantUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
