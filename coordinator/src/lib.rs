@@ -9,6 +9,7 @@
 //! ```
 
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod journal;

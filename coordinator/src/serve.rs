@@ -28,7 +28,7 @@ use crate::{
     api::{self, AllowList, App},
     config::Serve,
     engine::{Clock, Engine, Limits, Service},
-    journal::{self, Journal},
+    journal::{self, Journal, RocksDb, rocks},
     transport::Http,
 };
 
@@ -62,76 +62,100 @@ pub enum Error {
     Opening(tokio::task::JoinError),
 }
 
-/// Runs until a signal ends it.
-pub async fn run(config: Serve) -> Result<(), Error> {
+/// A coordinator that runs in this process.
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    app: App,
+    service: Service,
+    journal: Arc<RocksDb>,
+    server: Server,
+}
+
+/// Starts a coordinator, loads its log and serves. Needs a tokio runtime.
+pub async fn start(config: Serve) -> Result<Running, Error> {
     config.check().map_err(Error::Config)?;
     let clock = Clock::start();
     let began = Instant::now();
-    let mut signals = Signals::new().map_err(Error::Signals)?;
     let listen = |error| Error::Listen { address: config.listen, error };
     let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
     let url = config.url(address).map_err(Error::Config)?;
     let limits = Limits { undecided: config.max_undecided, ..Limits::default() };
-    let app = App::new(AllowList(config.allow_participants.clone()), limits);
+    let app = App::new(AllowList(config.allow_participants), limits);
     let server = Server::start(listener, api::router(app.clone()));
     info!(%address, data_dir = %config.data_dir.display(), "loading the log");
 
     let opening = tokio::task::spawn_blocking({
-        let (dir, now) = (config.data_dir.clone(), clock.now().wall);
-        move || journal::rocks::open(&dir, now, || rand::rng().random())
+        let now = clock.now().wall;
+        move || rocks::open(&config.data_dir, now, || rand::rng().random())
     });
-    let (opened, recovered) = tokio::select! {
-        opened = opening => opened.map_err(Error::Opening)??,
-        () = signals.next() => return Ok(()),
-    };
-    let live = recovered.live.len();
+    let (opened, recovered) = opening.await.map_err(Error::Opening)??;
+    let unfinished = recovered.live.len();
     let engine = Engine::new(clock.now(), recovered, url, limits, rand::rng().random());
     let coordinator = engine.coordinator();
     let slot = Arc::new(OnceLock::<Service>::new());
-    let journal = opened.start(
-        Box::new({
-            let slot = Arc::clone(&slot);
-            move |progress| {
-                if let Some(service) = slot.get() {
-                    service.progress(progress);
-                }
+    let on_progress = {
+        let slot = Arc::clone(&slot);
+        move |progress| {
+            if let Some(service) = slot.get() {
+                service.progress(progress);
             }
-        }),
-        Box::new(|error| {
-            error!(%error, "the log can't be written any more, so the process ends: what it has told is in the log");
-            std::process::abort();
-        }),
-    )?;
-    let journal = Arc::new(journal);
-    let log: Arc<dyn Journal> = Arc::<journal::RocksDb>::clone(&journal);
+        }
+    };
+    let on_fatal = |error| {
+        error!(%error, "the log can't be written any more, so the process ends: what it has told is in the log");
+        std::process::abort();
+    };
+    let journal = Arc::new(opened.start(Box::new(on_progress), Box::new(on_fatal))?);
+    let log: Arc<dyn Journal> = Arc::<RocksDb>::clone(&journal);
     let service = Service::new(engine, log, Http::new(coordinator.clone())?, clock);
+    // Before anything is appended: no progress may be missed.
     let _ = slot.set(service.clone());
     service.start();
     app.ready(service.clone());
     info!(
-        id = %coordinator.id, epoch = %coordinator.epoch, url = coordinator.url, unfinished = live,
+        id = %coordinator.id, epoch = %coordinator.epoch, url = coordinator.url, unfinished,
         ms = began.elapsed().as_millis(), "ready"
     );
+    Ok(Running { address, app, service, journal, server })
+}
 
+impl Running {
+    /// How often the log was written and synced so far.
+    pub fn log_stats(&self) -> journal::Stats {
+        self.journal.stats()
+    }
+
+    /// Takes no new work, gives waiting commits up to 10 s, and ends. What isn't delivered is left to the next start.
+    pub async fn stop(self) -> Result<(), Error> {
+        self.app.end();
+        drain(&self.service).await;
+        self.server.stop().await;
+        let unfinished = self.service.with(|engine, _| engine.live());
+        let journal = self.journal;
+        tokio::task::spawn_blocking(move || journal.close()).await.map_err(Error::Opening)??;
+        info!(unfinished, "ended; what is unfinished is left to the next start");
+        Ok(())
+    }
+}
+
+/// Runs until a signal ends it.
+pub async fn run(config: Serve) -> Result<(), Error> {
+    let mut signals = Signals::new().map_err(Error::Signals)?;
+    let running = tokio::select! {
+        running = start(config) => running?,
+        () = signals.next() => return Ok(()),
+    };
     signals.next().await;
     info!("ending: no new work is taken; commits that wait get up to {} s", DRAIN.as_secs());
-    app.end();
     tokio::select! {
-        () = drain(&service) => {}
+        ended = running.stop() => ended,
         () = signals.next() => {
             warn!("a second signal: ending at once");
             std::process::exit(143);
         }
     }
-    tokio::select! {
-        () = server.stop() => {}
-        () = signals.next() => std::process::exit(143),
-    }
-    let unfinished = service.with(|engine, _| engine.live());
-    tokio::task::spawn_blocking(move || journal.close()).await.map_err(Error::Opening)??;
-    info!(unfinished, "ended; what is unfinished is left to the next start");
-    Ok(())
 }
 
 /// Waits for those who wait for a decision, and then tells the rest that there is none yet.

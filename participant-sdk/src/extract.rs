@@ -110,15 +110,20 @@ impl<P: Participant> Service<P> {
         let branch = BranchName::unique();
         let body = serde_json::json!({ "participant": participant, "branch": branch });
         let answer = inner.post(&format!("{url}/branches"), &body).await?;
-        let EnlistAnswer { coordinator, remaining_ms, .. } = serde_json::from_slice(&answer)
-            .map_err(|error| JoinError::new(ProblemType::NotReady, format!("the coordinator's answer can't be read: {error}")))?;
+        let EnlistAnswer { coordinator, remaining_ms, .. } = serde_json::from_slice(&answer).map_err(|error| {
+            JoinError::new(ProblemType::NotReady, format!("the coordinator's answer can't be read: {error}"))
+        })?;
         inner.check_coordinator(&coordinator.url).map_err(|problem| JoinError { problem })?;
         let key = BranchKey { coordinator: coordinator.id, transaction, branch: branch.clone() };
         let call = Call::Open { now: now() };
         let remaining = Duration::from_millis(remaining_ms);
-        let told = inner.carry_out(Event::Told { from: coordinator, transaction, branch, call }, None, remaining).await?;
+        let told =
+            inner.carry_out(Event::Told { from: coordinator, transaction, branch, call }, None, remaining).await?;
         if told != Ok(Reply::Work) {
-            return Err(JoinError::new(ProblemType::NotActive, format!("no work can begin in the transaction: {told:?}")));
+            return Err(JoinError::new(
+                ProblemType::NotActive,
+                format!("no work can begin in the transaction: {told:?}"),
+            ));
         }
         let (late, of) = (Arc::downgrade(inner), key.clone());
         tokio::spawn(async move {
@@ -183,8 +188,13 @@ impl<P: Participant> InTransaction<P> {
         let work = self.work.take().unwrap_or_else(|| self.inner.store.work(&self.key));
         match self.inner.carry_out(Event::Own { key: self.key.clone(), act }, Some(work), Duration::ZERO).await? {
             Ok(reply) => Ok(reply),
-            Err(Refusal::IsAborted { why }) => Err(JoinError::new(ProblemType::Aborted, format!("the branch {} is aborted: {why}", self.key))),
-            Err(other) => Err(JoinError::new(ProblemType::NotActive, format!("the branch {} can't be ended: {other:?}", self.key))),
+            Err(Refusal::IsAborted { why }) => {
+                Err(JoinError::new(ProblemType::Aborted, format!("the branch {} is aborted: {why}", self.key)))
+            }
+            Err(other) => Err(JoinError::new(
+                ProblemType::NotActive,
+                format!("the branch {} can't be ended: {other:?}", self.key),
+            )),
         }
     }
 
@@ -195,12 +205,11 @@ impl<P: Participant> InTransaction<P> {
         let (url, id) = (format!("{}/branches/{}/vote", self.url, self.key.branch), self.key.coordinator);
         loop {
             let epoch = self.inner.desk().and_then(|desk| desk.book.coordinator(id).map(|known| known.epoch));
-            let Some(epoch) = epoch else { return Err(Stuck::NotReady("the coordinator isn't known".to_owned()).into()) };
-            let body = serde_json::json!({ "vote": vote, "coordinator": CoordinatorRef { id, epoch } });
-            let error = match self.inner.post(&url, &body).await {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
+            let Some(epoch) = epoch else {
+                return Err(Stuck::NotReady("the coordinator isn't known".to_owned()).into());
             };
+            let body = serde_json::json!({ "vote": vote, "coordinator": CoordinatorRef { id, epoch } });
+            let Err(error) = self.inner.post(&url, &body).await else { return Ok(()) };
             // It has opened its log anew: the vote counts only under the present epoch, which is kept, and named.
             let present = error.problem.members.get("epoch").and_then(|epoch| epoch.as_str()?.parse::<Epoch>().ok());
             match present {

@@ -12,13 +12,14 @@ use tokio::time::Instant;
 
 use crate::{
     branch::{BranchKey, Event, State},
+    failpoint,
     http::Backoff,
     participant::Participant,
     protocol::{Decision, Epoch, InquiryAnswer, Outcome},
     server::Inner,
 };
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 /// Watches over a branch that is prepared: asks after `patience`, until it has ended.
 pub(crate) fn start<P: Participant>(inner: &Arc<Inner<P>>, key: BranchKey, patience: Duration) {
@@ -63,6 +64,7 @@ impl<P: Participant> Inner<P> {
         let url = self.check_coordinator(&known.url).map_err(|problem| problem.detail)?;
         let decision = {
             let _turn = self.asking.acquire().await;
+            failpoint::hit("before-inquiry");
             self.inquire(url.as_str(), key, known.epoch).await?
         };
         let decision = match decision {
@@ -71,6 +73,7 @@ impl<P: Participant> Inner<P> {
             Outcome::Pending => return Ok(()),
         };
         tracing::info!(branch = %key, ?decision, "the coordinator was asked, and has told the decision");
+        failpoint::hit("after-inquiry");
         let event = Event::Learned { key: key.clone(), asked: known.epoch, decision };
         match self.carry_out(event, None, Duration::ZERO).await {
             Ok(_) => Ok(()),

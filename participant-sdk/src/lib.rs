@@ -15,7 +15,7 @@
 //!     type Store = KvStore;
 //!     async fn prepare(&self, branch: &BranchContext, work: &mut Work) -> Result<Vote, Refusal> {
 //!         let (account, cents): (String, i64) = branch.payload()?;
-//!         let balance = work.get::<i64>(&account).await?.ok_or("there is no such account")? + cents;
+//!         let balance = work.get_for_update::<i64>(&account).await?.ok_or("there is no such account")? + cents;
 //!         if balance < 0 {
 //!             return Err("overdrawn".into());
 //!         }
@@ -62,10 +62,12 @@
 //!
 //! # Features
 //!
-//! `participant` (default): all but the built-in store. `store` (default): [`KvStore`](store::KvStore), on RocksDB.
+//! `participant` (default): all but the built-in store. `store` (default): [`KvStore`](store::KvStore), on `RocksDB`.
 //! Without them: [`protocol`] and [`branch`], which do no I/O.
 
 pub mod branch;
+#[doc(hidden)]
+pub mod failpoint;
 pub mod protocol;
 
 #[cfg(feature = "participant")]
@@ -92,6 +94,8 @@ pub mod store;
 /// ```
 #[cfg(feature = "participant")]
 pub mod prelude {
+    #[cfg(feature = "store")]
+    pub use crate::store::{KvStore, Work};
     pub use crate::{
         client::{Client, Outcome},
         extract::InTransaction,
@@ -99,6 +103,4 @@ pub mod prelude {
         protocol::Vote,
         server::{Service, ServiceOptions},
     };
-    #[cfg(feature = "store")]
-    pub use crate::store::{KvStore, Work};
 }

@@ -28,7 +28,7 @@ use crate::{
 ///
 ///     async fn prepare(&self, branch: &BranchContext, work: &mut Work) -> Result<Vote, Refusal> {
 ///         let debit: Debit = branch.payload()?;
-///         let balance: u64 = work.get(&debit.account).await?.ok_or("there is no such account")?;
+///         let balance: u64 = work.get_for_update(&debit.account).await?.ok_or("there is no such account")?;
 ///         let rest = balance.checked_sub(debit.cents).ok_or("overdrawn")?;
 ///         work.put(&debit.account, &rest).await?;
 ///         Ok(Vote::Prepared)

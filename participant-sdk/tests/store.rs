@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use unanimous_sdk::{
-    branch::{Book, BranchKey, Call, Event, Lsn, Payload, Reply, Step},
     branch::{Act, Fate},
+    branch::{Book, BranchKey, Call, Event, Lsn, Payload, Reply, Step},
     protocol::{Coordinator, TransactionId, UnixMillis, Vote},
     store::{Change, Entry, Error, KvStore, Options, Store, Work},
 };
@@ -202,7 +202,8 @@ async fn a_scan_sees_all_of_a_branch_or_nothing() {
         n += 1;
         let (from, to) = (format!("account/{}", n % 10), format!("account/{}", (n + 3) % 10));
         let mut pending = store.work(&key(n));
-        let (a, b) = (pending.get::<i64>(&from).await.unwrap().unwrap(), pending.get::<i64>(&to).await.unwrap().unwrap());
+        let (a, b) =
+            (pending.get::<i64>(&from).await.unwrap().unwrap(), pending.get::<i64>(&to).await.unwrap().unwrap());
         pending.put(&from, &(a - 1)).await.unwrap();
         pending.put(&to, &(b + 1)).await.unwrap();
         user.prepare(n, pending).await;
@@ -245,7 +246,11 @@ const FAMILIES: [&str; 5] = ["data", "staged", "branches", "coordinators", "meta
 async fn what_cannot_be_trusted_is_refused_by_name() {
     type Damage = fn(&rocksdb::DB);
     let damages: [(&str, Damage, &str); 5] = [
-        ("newer format", |db| db.put_cf(db.cf_handle("meta").unwrap(), "format", "something 2").unwrap(), "format \"something 2\""),
+        (
+            "newer format",
+            |db| db.put_cf(db.cf_handle("meta").unwrap(), "format", "something 2").unwrap(),
+            "format \"something 2\"",
+        ),
         (
             "no work for a vote",
             |db| {

@@ -63,8 +63,7 @@ impl Engine {
     /// A new id, greater than all that there ever were in this log.
     fn mint(&mut self, now: Now) -> TransactionId {
         let random = self.random.random();
-        let uuid = next_uuid_v7(self.highest.uuid(), now.wall.0, random);
-        self.highest = TransactionId::from_uuid(uuid);
-        self.highest
+        self.newest = next_uuid_v7(self.newest, now.wall.0, random);
+        TransactionId::from_uuid(self.newest)
     }
 }

@@ -29,6 +29,7 @@ use std::{
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::sync::oneshot;
 use unanimous_sdk::protocol::{Coordinator, CoordinatorId, Decision, Epoch, ParticipantUrl, TransactionId, UnixMillis};
+use uuid::Uuid;
 
 pub use self::{
     begin::Begin,
@@ -140,8 +141,8 @@ pub struct Engine {
     gates: Gates<Gated>,
     timers: Timers<Timer>,
     horizon: Horizon,
-    /// The highest id that was ever minted or logged.
-    highest: TransactionId,
+    /// The highest transaction id or epoch that was ever minted or logged.
+    newest: Uuid,
     next_lsn: Lsn,
     next_sequence: u64,
     random: StdRng,
@@ -153,6 +154,7 @@ impl Engine {
     /// An engine on a log that was just read. What it found is carried on: undecided transactions are aborted, decisions
     /// delivered. `seed` decides everything that is random: ids and jitter.
     pub fn new(now: Now, recovered: Recovered, url: String, limits: Limits, seed: [u8; 32]) -> Self {
+        let newest = recovered.highest.uuid().max(recovered.epoch.uuid());
         let mut engine = Self {
             id: recovered.coordinator,
             epoch: recovered.epoch,
@@ -166,7 +168,7 @@ impl Engine {
             gates: Gates::new(),
             timers: Timers::new(),
             horizon: Horizon::new(recovered.highest, recovered.live.iter().map(|(id, _)| *id)),
-            highest: recovered.highest,
+            newest,
             next_lsn: Lsn(1),
             next_sequence: recovered.sequence + 1,
             random: StdRng::from_seed(seed),

@@ -13,12 +13,15 @@ use std::{
 
 use tokio::{runtime::Handle, sync::Notify};
 use tracing::{error, info, warn};
-use unanimous_sdk::protocol::{Coordinator, Outcome, TransactionId, UnixMillis};
+use unanimous_sdk::{
+    failpoint,
+    protocol::{Coordinator, Outcome, TransactionId, UnixMillis},
+};
 
 use super::{Engine, Inquiry, Now, Output, Refusal, Refused, View};
 use crate::{
     journal::{self, Journal, Progress},
-    transaction::{Barrier, Transaction},
+    transaction::{Barrier, Call, Transaction},
     transport::{Answer, Http, Message},
 };
 
@@ -163,7 +166,14 @@ impl Service {
     fn send(&self, message: Message) {
         let service = self.clone();
         self.0.runtime.spawn(async move {
+            let (before, after) = match message.call {
+                Call::Prepare => ("before-prepare-call", "after-prepare-answer"),
+                Call::Commit => ("before-commit-call", "after-commit-answer"),
+                Call::Abort => ("before-abort-call", "after-abort-answer"),
+            };
+            failpoint::hit(before);
             let attempt = service.0.transport.call(&message).await;
+            failpoint::hit(after);
             let Message { transaction, at, call, participant, .. } = message;
             service.with(|engine, now| engine.answered(now, Answer { transaction, at, call, participant, attempt }));
         });

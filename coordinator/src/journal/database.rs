@@ -59,7 +59,7 @@ impl Database {
         }
         let mut options = WriteOptions::default();
         options.set_sync(sync);
-        self.0.write_opt(batch, &options).map_err(failed("be written"))
+        self.0.write_opt(batch, &options).map_err(|source| Error::Write { source })
     }
 
     fn table(&self, table: Table) -> Result<&ColumnFamily, Error> {

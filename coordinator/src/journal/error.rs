@@ -1,6 +1,6 @@
 //! Why the log can't be opened, read or written: what was found, where, and what to do now.
 //!
-//! Always true: when opening is refused, nothing on disk was changed.
+//! Always true: where a message says that nothing was changed, nothing was, but for the lock file.
 
 use std::{io, path::PathBuf};
 
@@ -89,9 +89,18 @@ pub enum Error {
     /// A transaction's records don't make a transaction.
     #[error("transaction {id} can't be had back from its records: {why}. {}", restore!())]
     Transaction { id: TransactionId, why: String },
-    /// `RocksDB` said no.
-    #[error("the database can't {doing}: {source}. {}", restore!())]
+    /// `RocksDB` said no to being created, opened or read.
+    #[error(
+        "the database can't {doing}: {source}. If the disk is full or fails, see to that and start again; if files are \
+         damaged, put back the whole data folder as it last was: an older copy would contradict decisions that were told"
+    )]
     Database { doing: &'static str, source: rocksdb::Error },
+    /// `RocksDB` said no to a write or its sync.
+    #[error(
+        "the log can't be written: {source}. See to the disk (is it full?) and start again: what was told is in the log, \
+         and what wasn't is aborted"
+    )]
+    Write { source: rocksdb::Error },
     /// What was to be written breaks the rules of the log. A bug.
     #[error("an entry was refused, as it breaks the rules of the log: {0}; this is a bug, please report it")]
     Misuse(String),

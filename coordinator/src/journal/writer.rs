@@ -8,6 +8,8 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use unanimous_sdk::failpoint;
+
 use super::{
     Entry, Error, Lsn, OnFatal, OnProgress, Progress, database::Database, folder::Folder, ledger::Ledger, mark::Mark,
 };
@@ -157,11 +159,16 @@ impl Writer {
             self.ledger.checkpoint(&mut changes)?;
         }
         let forced = self.ledger.tip != before;
+        if forced {
+            failpoint::hit("before-log-sync");
+        }
         self.database.write(&changes, forced)?;
         self.queue.batches.fetch_add(1, Ordering::Relaxed);
         if forced {
             self.queue.forced_writes.fetch_add(1, Ordering::Relaxed);
+            failpoint::hit("after-log-sync");
             self.mark.write(self.ledger.tip).map_err(Error::io("write", self.folder.mark()))?;
+            failpoint::hit("after-mark");
         }
         Ok(forced)
     }

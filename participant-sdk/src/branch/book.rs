@@ -67,8 +67,12 @@ impl Book {
     /// What a participant knows after a start.
     pub fn restore(saved: Saved) -> Self {
         let Saved { mut coordinators, mut branches } = saved;
-        coordinators.values_mut().for_each(|known| known.lsn = Lsn::default());
-        branches.values_mut().for_each(|branch| branch.lsn = Lsn::default());
+        for known in coordinators.values_mut() {
+            known.lsn = Lsn::default();
+        }
+        for branch in branches.values_mut() {
+            branch.lsn = Lsn::default();
+        }
         Self { coordinators, branches, appended: Lsn::default() }
     }
 
@@ -92,10 +96,12 @@ impl Book {
         let mut entry = Entry { lsn: Lsn(self.appended.0 + 1), ..Entry::default() };
         let mut about = None;
         let answer = match event {
-            Event::Told { from, transaction, branch, call } => self.told(from, transaction, branch, call, &mut entry, &mut about),
-            Event::Learned { key, asked, decision } => self.learned(about.insert(key), asked, decision),
+            Event::Told { from, transaction, branch, call } => {
+                self.told(from, transaction, branch, call, &mut entry, &mut about)
+            }
+            Event::Learned { key, asked, decision } => Ok(self.learned(about.insert(key), asked, decision)),
             Event::Own { key, act } => self.own(about.insert(key), act, &mut entry),
-            Event::Superseded { coordinator, epoch } => self.superseded(coordinator, epoch, &mut entry),
+            Event::Superseded { coordinator, epoch } => Ok(self.superseded(coordinator, epoch, &mut entry)),
         };
         let (written, after) = (!entry.records.is_empty(), self.after(&answer, about.as_ref(), &entry));
         if written {
@@ -115,7 +121,13 @@ impl Book {
         // Without a branch it is about an epoch alone.
         let epoch = match epoch {
             Some(id) => self.coordinators.get(&id).map_or(Lsn::default(), |known| known.lsn),
-            None => if entry.forced { entry.lsn } else { Lsn::default() },
+            None => {
+                if entry.forced {
+                    entry.lsn
+                } else {
+                    Lsn::default()
+                }
+            }
         };
         let branch = about.and_then(|key| self.branches.get(key)).map_or(Lsn::default(), |branch| branch.lsn);
         match answer {
@@ -175,7 +187,8 @@ impl Book {
         let known = known.clone();
         let mut forgotten = Vec::new();
         if moved {
-            let lowest = BranchKey { coordinator: id, transaction: TransactionId::NIL, branch: BranchName::numbered(0) };
+            let lowest =
+                BranchKey { coordinator: id, transaction: TransactionId::NIL, branch: BranchName::numbered(0) };
             forgotten = self
                 .branches
                 .range(lowest..)
@@ -195,7 +208,7 @@ impl Book {
         Ok(())
     }
 
-    fn superseded(&mut self, id: CoordinatorId, epoch: Epoch, entry: &mut Entry) -> Answer {
+    fn superseded(&mut self, id: CoordinatorId, epoch: Epoch, entry: &mut Entry) -> Reply {
         if let Some(known) = self.coordinators.get_mut(&id)
             && epoch > known.epoch
         {
@@ -203,7 +216,7 @@ impl Book {
             entry.forced = true;
             entry.records.push(Record::Coordinator { id, known: known.clone() });
         }
-        Ok(Reply::Nothing)
+        Reply::Nothing
     }
 
     fn is_below_horizon(&self, key: &BranchKey) -> bool {
@@ -234,11 +247,10 @@ impl Book {
                 branch.epoch = epoch;
                 Ok(branch.vote(key, vote, entry))
             }
-            State::Working => Ok(Reply::Wait),
+            State::Working | State::Aborting(_) => Ok(Reply::Wait),
             State::Prepared | State::Committing | State::Committed => Ok(Reply::Voted(Vote::Prepared)),
             State::ReadOnly => Ok(Reply::Voted(Vote::ReadOnly)),
             State::Refused(why) | State::Aborted(why) => Ok(Reply::Refused(why)),
-            State::Aborting(_) => Ok(Reply::Wait),
             State::Tombstone => Ok(Reply::Refused("it was aborted before".to_owned())),
         }
     }
@@ -294,7 +306,8 @@ impl Book {
             // Below the horizon no prepare is taken any more: no tombstone is needed.
             if !self.is_below_horizon(key) {
                 let since = UnixMillis::default();
-                let branch = Branch { state: State::Tombstone, digest: None, payload: None, epoch, since, lsn: Lsn::default() };
+                let branch =
+                    Branch { state: State::Tombstone, digest: None, payload: None, epoch, since, lsn: Lsn::default() };
                 entry.save(key, &branch);
                 self.branches.insert(key.clone(), branch);
             }
@@ -321,13 +334,13 @@ impl Book {
     }
 
     /// An inquiry's answer counts only for a branch in doubt, and only if no higher epoch has been met since it was asked.
-    fn learned(&mut self, key: &BranchKey, asked: Epoch, decision: Decision) -> Answer {
+    fn learned(&mut self, key: &BranchKey, asked: Epoch, decision: Decision) -> Reply {
         if self.coordinators.get(&key.coordinator).is_none_or(|known| known.epoch > asked) {
-            return Ok(Reply::Nothing);
+            return Reply::Nothing;
         }
         match self.branches.get_mut(key) {
-            Some(branch) if branch.state == State::Prepared => Ok(branch.decide(decision)),
-            Some(_) | None => Ok(Reply::Nothing),
+            Some(branch) if branch.state == State::Prepared => branch.decide(decision),
+            Some(_) | None => Reply::Nothing,
         }
     }
 
@@ -340,7 +353,6 @@ impl Book {
             };
         };
         match (act, branch.state.clone()) {
-            (Act::Worked(Ok(vote)), State::Working) => Ok(branch.vote(key, vote, entry)),
             (Act::Worked(Err(why)), State::Working) => {
                 branch.payload = None;
                 branch.state = State::Refused(why.clone());
@@ -360,7 +372,9 @@ impl Book {
                 branch.state = State::Held(vote);
                 Ok(Reply::Nothing)
             }
-            (Act::Vote(vote), State::Open | State::Held(_)) => Ok(branch.vote(key, vote, entry)),
+            (Act::Worked(Ok(vote)), State::Working) | (Act::Vote(vote), State::Open | State::Held(_)) => {
+                Ok(branch.vote(key, vote, entry))
+            }
             (Act::Vote(_), State::Prepared | State::Committing | State::Committed) => Ok(Reply::Voted(Vote::Prepared)),
             (Act::Vote(_), State::ReadOnly) => Ok(Reply::Voted(Vote::ReadOnly)),
             (Act::Hold(_) | Act::Vote(_), State::Aborting(why) | State::Aborted(why) | State::Refused(why)) => {

@@ -23,11 +23,17 @@ pub enum Event {
 #[allow(missing_docs)]
 pub enum Call {
     /// `late`: its deadline has passed. `now`: for people, nothing is decided by it.
-    Prepare { payload: Option<Payload>, late: bool, now: UnixMillis },
+    Prepare {
+        payload: Option<Payload>,
+        late: bool,
+        now: UnixMillis,
+    },
     Commit,
     Abort,
     /// The branch is enlisted, its work begins, on the application's own calls.
-    Open { now: UnixMillis },
+    Open {
+        now: UnixMillis,
+    },
 }
 
 /// What happens here.

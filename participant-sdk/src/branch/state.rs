@@ -134,12 +134,7 @@ impl State {
     pub const fn has_ended(&self) -> bool {
         match self {
             Self::ReadOnly | Self::Refused(_) | Self::Committed | Self::Aborted(_) | Self::Tombstone => true,
-            Self::Open
-            | Self::Held(_)
-            | Self::Working
-            | Self::Prepared
-            | Self::Committing
-            | Self::Aborting(_) => false,
+            Self::Open | Self::Held(_) | Self::Working | Self::Prepared | Self::Committing | Self::Aborting(_) => false,
         }
     }
 

@@ -38,7 +38,11 @@ pub struct Begin {
 }
 
 /// A branch with its work, as it stands in a call.
-pub(super) fn branch(name: Option<&str>, participant: &str, payload: &(impl Serialize + ?Sized)) -> Result<Value, Error> {
+pub(super) fn branch(
+    name: Option<&str>,
+    participant: &str,
+    payload: &(impl Serialize + ?Sized),
+) -> Result<Value, Error> {
     let participant: ParticipantUrl = participant.parse()?;
     let mut branch = json!({ "participant": participant, "payload": serde_json::to_value(payload)? });
     if let Some(name) = name {

@@ -62,7 +62,12 @@ impl Calls {
         .await
     }
 
-    async fn send(&self, call: String, repeat: Repeat, request: impl Fn() -> reqwest::RequestBuilder) -> Result<Answer, Error> {
+    async fn send(
+        &self,
+        call: String,
+        repeat: Repeat,
+        request: impl Fn() -> reqwest::RequestBuilder,
+    ) -> Result<Answer, Error> {
         let (until, mut pauses) = (Instant::now() + self.options.retry_for, Backoff::default());
         // Once an answer was lost, no later refusal to connect makes it certain that nothing was done.
         let mut lost = false;
@@ -129,7 +134,7 @@ pub(super) fn expect<T: DeserializeOwned>(call: &str, statuses: &[u16], answer: 
 /// What an answer to commit or abort says of the transaction: the decision it names counts, never the status alone.
 pub(super) fn outcome(call: &str, answer: &Answer) -> Result<Outcome, Error> {
     use crate::protocol::Decision;
-    let info: Info = match answer.0 {
+    let info: Box<Info> = match answer.0 {
         200 | 202 => expect(call, &[200, 202], answer)?,
         409 => {
             let told = problem(answer.0, &answer.1);

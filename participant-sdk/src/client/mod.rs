@@ -65,7 +65,7 @@ pub struct ClientOptions {
 
 impl Default for ClientOptions {
     fn default() -> Self {
-        Self { wait: Duration::from_secs(60), retry_for: Duration::from_secs(30) }
+        Self { wait: Duration::from_mins(1), retry_for: Duration::from_secs(30) }
     }
 }
 

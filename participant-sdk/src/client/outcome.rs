@@ -53,7 +53,9 @@ impl Outcome {
     /// The transaction, however it ended.
     pub fn info(&self) -> &Info {
         match self {
-            Self::Committed(Committed { info }) | Self::Aborted(Aborted { info }) | Self::Undecided(Undecided { info }) => info,
+            Self::Committed(Committed { info })
+            | Self::Aborted(Aborted { info })
+            | Self::Undecided(Undecided { info }) => info,
         }
     }
 }
@@ -62,21 +64,21 @@ impl Outcome {
 #[derive(Clone, Debug)]
 pub struct Committed {
     /// The transaction.
-    pub info: Info,
+    pub info: Box<Info>,
 }
 
 /// An aborted transaction.
 #[derive(Clone, Debug)]
 pub struct Aborted {
     /// The transaction.
-    pub info: Info,
+    pub info: Box<Info>,
 }
 
 /// A transaction without a decision.
 #[derive(Clone, Debug)]
 pub struct Undecided {
     /// The transaction.
-    pub info: Info,
+    pub info: Box<Info>,
 }
 
 /// A transaction that isn't committed, as an error.
@@ -106,6 +108,10 @@ impl fmt::Display for Aborted {
 
 impl fmt::Display for Undecided {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the transaction {} is not decided yet ({}): it may still commit or abort", self.info.id, self.info.state)
+        write!(
+            f,
+            "the transaction {} is not decided yet ({}): it may still commit or abort",
+            self.info.id, self.info.state
+        )
     }
 }

@@ -70,7 +70,7 @@ macro_rules! uuid_type {
 }
 
 uuid_type!(
-    /// A transaction's id: a UUIDv7 minted by the coordinator alone. [`TransactionId::NIL`] stands only in a horizon.
+    /// A transaction's id: a `UUIDv7` minted by the coordinator alone. [`TransactionId::NIL`] stands only in a horizon.
     ///
     /// ```
     /// use unanimous_sdk::protocol::TransactionId;
@@ -101,7 +101,7 @@ uuid_type!(
 );
 
 uuid_type!(
-    /// One opening of a coordinator's log: a UUIDv7, greater than the one before. Higher epochs overrule lower ones.
+    /// One opening of a coordinator's log: a `UUIDv7`, greater than the one before. Higher epochs overrule lower ones.
     ///
     /// ```
     /// use unanimous_sdk::protocol::Epoch;

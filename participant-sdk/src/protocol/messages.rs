@@ -119,7 +119,9 @@ pub struct DecisionRequest {
 pub enum PrepareAnswer {
     Vote(Vote),
     /// A vote to abort: nothing of the branch is left at the participant.
-    Refused { reason: Option<String> },
+    Refused {
+        reason: Option<String>,
+    },
 }
 
 /// A participant's answer to commit.
@@ -127,7 +129,9 @@ pub enum PrepareAnswer {
 #[allow(missing_docs)]
 pub enum CommitAnswer {
     Committed,
-    HeuristicAbort { detail: Option<String> },
+    HeuristicAbort {
+        detail: Option<String>,
+    },
     /// The participant has no trace of the branch.
     UnknownBranch,
 }
@@ -208,7 +212,9 @@ impl CommitAnswer {
     pub fn to_parts(&self) -> Option<(u16, serde_json::Value)> {
         match self {
             Self::Committed => Some((200, serde_json::json!({ "state": "committed" }))),
-            Self::HeuristicAbort { detail } => Some((409, serde_json::json!({ "state": "heuristic_abort", "detail": detail }))),
+            Self::HeuristicAbort { detail } => {
+                Some((409, serde_json::json!({ "state": "heuristic_abort", "detail": detail })))
+            }
             Self::UnknownBranch => None,
         }
     }
@@ -229,7 +235,9 @@ impl AbortAnswer {
     pub fn to_parts(&self) -> (u16, serde_json::Value) {
         match self {
             Self::Aborted => (200, serde_json::json!({ "state": "aborted" })),
-            Self::HeuristicCommit { detail } => (409, serde_json::json!({ "state": "heuristic_commit", "detail": detail })),
+            Self::HeuristicCommit { detail } => {
+                (409, serde_json::json!({ "state": "heuristic_commit", "detail": detail }))
+            }
         }
     }
 }

@@ -58,11 +58,13 @@ impl ParticipantUrl {
     /// ```
     pub fn is_under(&self, root: &Self) -> bool {
         let (mine, roots) = (self.parsed(), root.parsed());
-        let origin = |url: &Url| (url.scheme().to_owned(), url.host_str().map(str::to_owned), url.port_or_known_default());
+        let origin =
+            |url: &Url| (url.scheme().to_owned(), url.host_str().map(str::to_owned), url.port_or_known_default());
         if origin(&mine) != origin(&roots) {
             return false;
         }
-        let segments = |url: &Url| url.path().split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        let segments =
+            |url: &Url| url.path().split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect::<Vec<_>>();
         segments(&mine).starts_with(&segments(&roots))
     }
 }
@@ -71,7 +73,9 @@ impl FromStr for ParticipantUrl {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        let wrong = |why: &str| Err(Malformed::new(format!("a participant is an http or https URL {why}, not {:?}", shorten(text))));
+        let wrong = |why: &str| {
+            Err(Malformed::new(format!("a participant is an http or https URL {why}, not {:?}", shorten(text))))
+        };
         if text.len() > Self::MAX_LENGTH {
             return wrong("of at most 2,048 bytes");
         }
@@ -92,7 +96,10 @@ impl FromStr for ParticipantUrl {
         if url.host().is_none() {
             return wrong("with a host");
         }
-        if !url.username().is_empty() || url.password().is_some() || rest.split('/').next().is_some_and(|host| host.contains('@')) {
+        if !url.username().is_empty()
+            || url.password().is_some()
+            || rest.split('/').next().is_some_and(|host| host.contains('@'))
+        {
             return wrong("without a user");
         }
         if url.query().is_some() || url.fragment().is_some() {

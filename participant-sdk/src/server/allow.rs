@@ -26,9 +26,12 @@ impl<P: Participant> Inner<P> {
         }
         let list = match self.options.coordinators.as_slice() {
             [] => "only coordinators on loopback addresses are".to_owned(),
-            list => format!("only these are: {}", list.iter().map(ParticipantUrl::as_str).collect::<Vec<_>>().join(", ")),
+            list => {
+                format!("only these are: {}", list.iter().map(ParticipantUrl::as_str).collect::<Vec<_>>().join(", "))
+            }
         };
-        let detail = format!("the coordinator {url} is not obeyed here, {list}; its operator can add it to `coordinators`");
+        let detail =
+            format!("the coordinator {url} is not obeyed here, {list}; its operator can add it to `coordinators`");
         Err(Problem::new(ProblemType::ForbiddenParticipant, detail))
     }
 }

@@ -109,8 +109,17 @@ impl<P: Participant> Inner<P> {
     }
 
     fn step(self: &Arc<Self>, event: &Event, work: Option<WorkOf<P>>, remaining: Duration) -> Result<Next, Stuck> {
-        let mut guard = self.desk().ok_or_else(|| Stuck::NotReady(self.not_ready().unwrap_or_default()))?;
-        let desk = &mut *guard;
+        let mut desk = self.desk().ok_or_else(|| Stuck::NotReady(self.not_ready().unwrap_or_default()))?;
+        self.step_at(&mut desk, event, work, remaining)
+    }
+
+    fn step_at(
+        self: &Arc<Self>,
+        desk: &mut Desk<P>,
+        event: &Event,
+        work: Option<WorkOf<P>>,
+        remaining: Duration,
+    ) -> Result<Next, Stuck> {
         let step = desk.take(&self.store, event.clone(), work);
         let Some(key) = key_of(event) else { return Ok(Next::Answer(step)) };
         if step.fate == Fate::Stage {
@@ -171,7 +180,7 @@ impl<P: Participant> Inner<P> {
                 // Aborted meanwhile: that goes on by itself.
                 Err(_) => return,
             };
-            inner.report(key, act, work);
+            inner.report(&key, act, work);
         });
         running
     }
@@ -197,22 +206,22 @@ impl<P: Participant> Inner<P> {
                 tracing::warn!(branch = %context.key, ?decision, why, "the application couldn't carry a decision out; it will be asked again");
                 tokio::time::sleep(pauses.next()).await;
             }
-            inner.report(context.key, Act::Effected, None);
+            inner.report(&context.key, Act::Effected, None);
         });
         Running { task: task.abort_handle(), ended }
     }
 
     /// Steps what the application's code has come to, and tells who waits.
-    fn report(self: &Arc<Self>, key: BranchKey, act: Act, work: Option<WorkOf<P>>) {
-        let failed = act == Act::Failed;
-        let next = self.step(&Event::Own { key: key.clone(), act }, work, Duration::ZERO);
-        // What runs now runs because of this step: it tells of itself.
-        if matches!(next, Ok(Next::Await(_))) {
+    fn report(self: &Arc<Self>, key: &BranchKey, act: Act, work: Option<WorkOf<P>>) {
+        let Some(mut desk) = self.desk() else { return };
+        let (failed, of) =
+            (act == Act::Failed, |branch: &Branch| matches!(branch.state, State::Committing | State::Aborting(_)));
+        let next = self.step_at(&mut desk, &Event::Own { key: key.clone(), act }, work, Duration::ZERO);
+        // What runs now, because of this step or of one before, tells of itself.
+        if matches!(next, Ok(Next::Await(_))) || desk.book.branch(key).is_some_and(of) {
             return;
         }
-        let Some(mut desk) = self.desk() else { return };
-        let is_over = desk.book.branch(&key).is_none_or(|branch| !matches!(branch.state, State::Committing | State::Aborting(_)));
-        if is_over && let Some(running) = desk.running.remove(&key) {
+        if let Some(running) = desk.running.remove(key) {
             running.ended.send_replace(Some(failed));
         }
     }

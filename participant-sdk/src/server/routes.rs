@@ -17,6 +17,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use super::{Inner, Stuck, now};
 use crate::{
     branch::{Call, Event, Payload, Refusal, Reply},
+    failpoint,
     participant::Participant,
     protocol::{
         AbortAnswer, CommitAnswer, Coordinator, DecisionRequest, HeldBranch, MAX_ANSWER_BYTES, MAX_JSON_DEPTH,
@@ -108,7 +109,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Fault;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Fault> {
-        let media = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_ascii_lowercase());
+        let media =
+            request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_ascii_lowercase());
         let media = media.as_deref().map(|media| media.split(';').next().unwrap_or_default().trim());
         if let Some(media) = media
             && media != "application/json"
@@ -117,12 +119,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             let what = format!("the body's Content-Type is {media:?}; it must be application/json");
             return Err(Problem::new(ProblemType::UnsupportedMediaType, what).into());
         }
-        let bytes = axum::body::Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                Problem::new(ProblemType::TooLarge, format!("the body is larger than {BODY_LIMIT} bytes"))
-            }
-            _ => Problem::new(ProblemType::Malformed, format!("the body can't be read: {rejection}")),
-        })?;
+        let bytes =
+            axum::body::Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => {
+                    Problem::new(ProblemType::TooLarge, format!("the body is larger than {BODY_LIMIT} bytes"))
+                }
+                _ => Problem::new(ProblemType::Malformed, format!("the body can't be read: {rejection}")),
+            })?;
         if json_depth_exceeds(&bytes, MAX_JSON_DEPTH) {
             let what = format!("the body is nested deeper than {MAX_JSON_DEPTH} arrays and objects");
             return Err(Problem::new(ProblemType::Malformed, what).into());
@@ -132,7 +135,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             return Err(Problem::new(ProblemType::Malformed, "the body is not a JSON object").into());
         }
         let value = serde_json::from_slice(&bytes);
-        Ok(Self(value.map_err(|error| Problem::new(ProblemType::Malformed, format!("the body is not what is expected: {error}")))?))
+        Ok(Self(value.map_err(|error| {
+            Problem::new(ProblemType::Malformed, format!("the body is not what is expected: {error}"))
+        })?))
     }
 }
 
@@ -184,21 +189,32 @@ async fn tell<P: Participant>(
     remaining: Duration,
 ) -> Result<Result<Reply, Refusal>, Fault> {
     inner.check_coordinator(&from.url)?;
+    let (before, after) = match call {
+        Call::Prepare { .. } => ("on-prepare", "before-prepare-answer"),
+        Call::Commit => ("on-commit", "before-commit-answer"),
+        Call::Abort => ("on-abort", "before-abort-answer"),
+        Call::Open { .. } => ("on-open", "after-open"),
+    };
+    failpoint::hit(before);
     let told = inner.carry_out(Event::Told { from, transaction, branch, call }, None, remaining).await;
+    failpoint::hit(after);
     Err(match told {
         Ok(Err(Refusal::StaleEpoch { coordinator, epoch })) => {
             let what = format!("the coordinator {coordinator} has opened its log again since, under the epoch {epoch}");
             Problem::new(ProblemType::StaleEpoch, what).with("epoch", epoch).with("coordinator", coordinator)
         }
-        Ok(Err(Refusal::PayloadDiffers)) => {
-            Problem::new(ProblemType::Invalid, "`payload` differs from that of the branch's first prepare; nothing was changed")
-        }
+        Ok(Err(Refusal::PayloadDiffers)) => Problem::new(
+            ProblemType::Invalid,
+            "`payload` differs from that of the branch's first prepare; nothing was changed",
+        ),
         Ok(Err(Refusal::UnknownBranch)) => {
             Problem::new(ProblemType::UnknownBranch, "there is no trace here of a vote of this branch")
         }
         Ok(other) => return Ok(other),
         Err(Stuck::NotReady(why)) => Problem::new(ProblemType::NotReady, why),
-        Err(Stuck::Busy) => Problem::new(ProblemType::NotReady, "the application is still at work for this branch; ask again"),
+        Err(Stuck::Busy) => {
+            Problem::new(ProblemType::NotReady, "the application is still at work for this branch; ask again")
+        }
         Err(Stuck::Failed) => return Err(Fault::Internal("the application panicked; its log tells where. Ask again")),
     }
     .into())
@@ -227,7 +243,9 @@ async fn branches<P: Participant>(
     if !query.is_ok_and(|Query(query)| query.state.is_none_or(|state| state == "prepared")) {
         return Err(Problem::new(ProblemType::Malformed, "`state` can be prepared, and nothing else").into());
     }
-    let Some(desk) = inner.desk() else { return Err(Problem::new(ProblemType::NotReady, "the store isn't loaded").into()) };
+    let Some(desk) = inner.desk() else {
+        return Err(Problem::new(ProblemType::NotReady, "the store isn't loaded").into());
+    };
     let (mut items, mut size, mut more) = (Vec::new(), 0, 0);
     for (key, branch) in desk.book.in_doubt() {
         let Some(known) = desk.book.coordinator(key.coordinator) else { continue };

@@ -22,13 +22,18 @@ const FORMAT: &str = "unanimous participant store 1";
 pub(super) fn open(path: &Path) -> Result<DB, Error> {
     let folder = path.display().to_string();
     let foreign = |what: String| Error::Foreign { folder: folder.clone(), what };
-    let failed = |doing, cause: &dyn ToString| Error::Failed { folder: folder.clone(), doing, cause: cause.to_string() };
+    let failed =
+        |doing, cause: &dyn ToString| Error::Failed { folder: folder.clone(), doing, cause: cause.to_string() };
     std::fs::create_dir_all(path).map_err(|cause| failed("making the folder", &cause))?;
     let is_new = !path.join("CURRENT").exists();
     if is_new {
         // RocksDB's own first files may be there, if it was killed at its very start.
         let ours = |name: &str| {
-            name == "LOCK" || name == "LOG" || name == "IDENTITY" || name.starts_with("MANIFEST-") || name.starts_with("LOG.old.")
+            name == "LOCK"
+                || name == "LOG"
+                || name == "IDENTITY"
+                || name.starts_with("MANIFEST-")
+                || name.starts_with("LOG.old.")
                 || Path::new(name).extension().is_some_and(|extension| extension == "dbtmp" || extension == "log")
         };
         for file in std::fs::read_dir(path).map_err(|cause| failed("reading the folder", &cause))? {

@@ -1,9 +1,9 @@
-//! A small transactional key-value store on RocksDB: a service's own data, and its votes.
+//! A small transactional key-value store on `RocksDB`: a service's own data, and its votes.
 //!
 //! Always true: readers outside a branch see committed values only; a key that a prepared branch has touched stays
 //! locked until it ends, over any restart; a vote, the work it stands for and its locks are one entry.
 //!
-//! What it assumes: a disk that holds what it has confirmed. Damage is found by RocksDB's checksums and refused; but a
+//! What it assumes: a disk that holds what it has confirmed. Damage is found by `RocksDB`'s checksums and refused; but a
 //! log whose end was cut off can't be told from one that was never written further.
 
 use std::{
@@ -58,6 +58,9 @@ pub(super) struct Core {
     owners: AtomicU64,
 }
 
+/// Keys and their values.
+type Rows<T> = Vec<(Box<[u8]>, T)>;
+
 pub(super) fn from_json<T: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(bytes).map_err(|cause| Error::Value { key: show(key), cause: cause.to_string() })
 }
@@ -68,7 +71,10 @@ impl Core {
     }
 
     pub(super) fn read<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, Error> {
-        let bytes = self.db.get_pinned_cf(family(&self.db, folder::DATA), key).map_err(|cause| self.failed("reading", &cause))?;
+        let bytes = self
+            .db
+            .get_pinned_cf(family(&self.db, folder::DATA), key)
+            .map_err(|cause| self.failed("reading", &cause))?;
         bytes.map(|bytes| from_json(key, &bytes)).transpose()
     }
 
@@ -81,7 +87,7 @@ impl Core {
     }
 
     /// All of a column family, read as what it should hold.
-    fn all<T: DeserializeOwned>(&self, name: &str) -> Result<Vec<(Box<[u8]>, T)>, Error> {
+    fn all<T: DeserializeOwned>(&self, name: &str) -> Result<Rows<T>, Error> {
         let rows = self.db.iterator_cf(family(&self.db, name), IteratorMode::Start);
         rows.map(|row| {
             let (key, value) = row.map_err(|cause| self.failed("loading", &cause))?;
@@ -181,7 +187,11 @@ impl KvStore {
     /// Writes a value outside of any transaction: for setting up. Durable when it returns.
     ///
     /// Errors: [`Error::LockConflict`] if a branch holds the key, [`Error::Value`], [`Error::Failed`].
-    pub async fn put<T: Serialize + Sync + ?Sized>(&self, key: impl AsRef<[u8]> + Send, value: &T) -> Result<(), Error> {
+    pub async fn put<T: Serialize + Sync + ?Sized>(
+        &self,
+        key: impl AsRef<[u8]> + Send,
+        value: &T,
+    ) -> Result<(), Error> {
         let mut work = Work::new(self.0.core.clone());
         work.put(key, value).await?;
         let (done, written) = oneshot::channel();
@@ -208,7 +218,8 @@ impl KvStore {
         let core = &self.0.core;
         let mut saved = Saved::default();
         for (id, known) in core.all(folder::COORDINATORS)? {
-            let id = uuid::Uuid::from_slice(&id).map_err(|_| core.damaged("a coordinator's id can't be read".to_owned()))?;
+            let id =
+                uuid::Uuid::from_slice(&id).map_err(|_| core.damaged("a coordinator's id can't be read".to_owned()))?;
             saved.coordinators.insert(crate::protocol::CoordinatorId::from_uuid(id), known);
         }
         for (key, branch) in core.all::<crate::branch::Branch>(folder::BRANCHES)? {
@@ -223,7 +234,8 @@ impl KvStore {
         if let Some((key, _)) = prepared.clone().find(|(key, _)| !staged.contains_key(key)) {
             return Err(core.damaged(format!("the branch {key} is prepared, and its work is missing")));
         }
-        if let Some(key) = staged.keys().find(|key| saved.branches.get(key).is_none_or(|b| b.state != State::Prepared)) {
+        if let Some(key) = staged.keys().find(|key| saved.branches.get(key).is_none_or(|b| b.state != State::Prepared))
+        {
             return Err(core.damaged(format!("there is work of the branch {key}, which isn't prepared")));
         }
         Ok(saved)

@@ -1,7 +1,8 @@
 //! The locks on keys.
 //!
 //! Always true: a key has one exclusive owner and nobody else beside, or any number of shared ones. Nobody waits longer
-//! than it said, so a circle of waiting branches, over however many services, ends.
+//! than it said, so a circle of waiting branches, over however many services, ends. Of two readers that both want to
+//! write, the second is told at once: waiting could help neither.
 
 use std::{
     collections::HashMap,
@@ -25,6 +26,8 @@ pub(super) enum Mode {
 struct Lock {
     exclusive: Option<Owner>,
     shared: Vec<Owner>,
+    /// A reader that waits to write. No new reader gets in before it.
+    upgrading: Option<Owner>,
     /// Rings when somebody lets go.
     freed: Arc<Notify>,
 }
@@ -33,11 +36,12 @@ impl Lock {
     fn take(&mut self, owner: Owner, mode: Mode) -> bool {
         match (mode, self.exclusive) {
             (_, Some(holder)) => holder == owner,
+            (Mode::Shared, None) if self.shared.contains(&owner) => true,
             (Mode::Shared, None) => {
-                if !self.shared.contains(&owner) {
+                if self.upgrading.is_none() {
                     self.shared.push(owner);
                 }
-                true
+                self.upgrading.is_none()
             }
             (Mode::Exclusive, None) => {
                 let alone = self.shared.iter().all(|holder| *holder == owner);
@@ -47,6 +51,14 @@ impl Lock {
                 alone
             }
         }
+    }
+
+    /// Whether it is of use to wait.
+    fn wait(&mut self, owner: Owner, mode: Mode) -> bool {
+        if mode == Mode::Shared || !self.shared.contains(&owner) {
+            return true;
+        }
+        *self.upgrading.get_or_insert(owner) == owner
     }
 
     fn free(&mut self, owner: Owner) {
@@ -75,15 +87,28 @@ impl Locks {
         self.held().entry(key.to_vec()).or_default().take(owner, mode)
     }
 
+    fn stop_waiting(&self, owner: Owner, key: &[u8]) {
+        if let Some(lock) = self.held().get_mut(key)
+            && lock.upgrading == Some(owner)
+        {
+            lock.upgrading = None;
+            lock.freed.notify_waiters();
+        }
+    }
+
     /// Takes a lock, waiting at most this long. False: somebody else holds it.
     pub(super) async fn take(&self, owner: Owner, key: &[u8], mode: Mode, wait: Duration) -> bool {
         let until = Instant::now() + wait;
+        let _waiting = Waiting { locks: self, owner, key };
         loop {
             let freed = {
                 let mut held = self.held();
                 let lock = held.entry(key.to_vec()).or_default();
                 if lock.take(owner, mode) {
                     return true;
+                }
+                if !lock.wait(owner, mode) {
+                    return false;
                 }
                 // Made while the lock can't be let go, so it hears of it.
                 lock.freed.clone().notified_owned()
@@ -108,12 +133,25 @@ impl Locks {
     }
 }
 
+/// Somebody who waits, however that ends.
+struct Waiting<'a> {
+    locks: &'a Locks,
+    owner: Owner,
+    key: &'a [u8],
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.locks.stop_waiting(self.owner, self.key);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const NO_TIME: Duration = Duration::ZERO;
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_mins(1);
 
     #[tokio::test]
     async fn readers_share_a_key_and_a_writer_does_not() {
@@ -142,6 +180,32 @@ mod tests {
         tokio::task::yield_now().await;
         locks.free(Owner(1), [&b"k".to_vec()]);
         assert!(waiting.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn of_two_readers_that_want_to_write_the_second_is_told_at_once_and_the_first_gets_it() {
+        let locks = Arc::new(Locks::default());
+        assert!(locks.try_take(Owner(1), b"k", Mode::Shared));
+        assert!(locks.try_take(Owner(2), b"k", Mode::Shared));
+        let first = tokio::spawn({
+            let locks = locks.clone();
+            async move { locks.take(Owner(1), b"k", Mode::Exclusive, LONG).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!locks.take(Owner(2), b"k", Mode::Exclusive, LONG).await);
+        // No new reader gets in between.
+        assert!(!locks.take(Owner(3), b"k", Mode::Shared, NO_TIME).await);
+        locks.free(Owner(2), [&b"k".to_vec()]);
+        assert!(first.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_waiting_to_write_leaves_the_key_to_readers() {
+        let locks = Locks::default();
+        assert!(locks.try_take(Owner(1), b"k", Mode::Shared));
+        assert!(locks.try_take(Owner(2), b"k", Mode::Shared));
+        assert!(!locks.take(Owner(1), b"k", Mode::Exclusive, NO_TIME).await);
+        assert!(locks.try_take(Owner(3), b"k", Mode::Shared));
     }
 
     #[tokio::test]

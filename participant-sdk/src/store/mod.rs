@@ -40,12 +40,14 @@ pub enum Error {
     #[error("{folder} is not a participant's store: {what}; nothing was changed in it")]
     Foreign { folder: String, what: String },
     /// It was written by a newer version.
-    #[error("the store {folder} has the format {found:?}, this version reads {expected:?}: use the version that wrote it")]
+    #[error(
+        "the store {folder} has the format {found:?}, this version reads {expected:?}: use the version that wrote it"
+    )]
     Newer { folder: String, found: String, expected: &'static str },
     /// What it holds can't be trusted.
     #[error("the store {folder} is damaged: {what}; restore it from a copy, nothing was guessed")]
     Damaged { folder: String, what: String },
-    /// The disk or RocksDB has failed.
+    /// The disk or `RocksDB` has failed.
     #[error("the store {folder} failed while {doing}: {cause}")]
     Failed { folder: String, doing: &'static str, cause: String },
     /// Another branch holds the key.
@@ -83,7 +85,7 @@ pub enum Change<W> {
 
 /// Where votes are kept. See the [module](self) for what must always be true.
 ///
-/// Implement it over another database as [`KvStore`] does over RocksDB; a service meets it only as
+/// Implement it over another database as [`KvStore`] does over `RocksDB`; a service meets it only as
 /// [`Participant::Store`](crate::participant::Participant::Store):
 ///
 /// ```

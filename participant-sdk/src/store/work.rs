@@ -20,7 +20,7 @@ use super::{
 /// ```
 /// use unanimous_sdk::store::{Error, Work};
 /// async fn pay(work: &mut Work, account: &str, cents: u64) -> Result<bool, Error> {
-///     let balance: u64 = work.get(account).await?.unwrap_or(0);
+///     let balance: u64 = work.get_for_update(account).await?.unwrap_or(0);
 ///     let Some(rest) = balance.checked_sub(cents) else { return Ok(false) };
 ///     work.put(account, &rest).await?;
 ///     Ok(true)
@@ -77,13 +77,30 @@ impl Work {
     }
 
     /// The value under a key, as it is committed or as this branch has written it; None if there is none. From here on
-    /// no other branch can change it.
+    /// no other branch can change it. What is going to be written is better read by [`Work::get_for_update`]: of two
+    /// branches that have both read a key, neither can write it before the other has ended.
     ///
     /// Errors: [`Error::LockConflict`] if another branch is changing it and doesn't end within the store's
     /// [`lock_wait`](super::Options::lock_wait); [`Error::Value`] if it is of another type.
     pub async fn get<T: DeserializeOwned>(&mut self, key: impl AsRef<[u8]> + Send) -> Result<Option<T>, Error> {
         let key = key.as_ref();
         self.lock(key, Mode::Shared).await?;
+        self.read(key)
+    }
+
+    /// The value under a key, to be written next: from here on no other branch can read or change it.
+    ///
+    /// Errors: as for [`Work::get`].
+    pub async fn get_for_update<T: DeserializeOwned>(
+        &mut self,
+        key: impl AsRef<[u8]> + Send,
+    ) -> Result<Option<T>, Error> {
+        let key = key.as_ref();
+        self.lock(key, Mode::Exclusive).await?;
+        self.read(key)
+    }
+
+    fn read<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, Error> {
         match self.writes.get(key) {
             Some(Some(bytes)) => super::kv::from_json(key, bytes).map(Some),
             Some(None) => Ok(None),
@@ -94,9 +111,14 @@ impl Work {
     /// Writes a value; it appears when the branch commits. From here on no other branch can read or change it.
     ///
     /// Errors: [`Error::LockConflict`] as for [`Work::get`]; [`Error::Value`] if it can't be written as JSON.
-    pub async fn put<T: Serialize + Sync + ?Sized>(&mut self, key: impl AsRef<[u8]> + Send, value: &T) -> Result<(), Error> {
+    pub async fn put<T: Serialize + Sync + ?Sized>(
+        &mut self,
+        key: impl AsRef<[u8]> + Send,
+        value: &T,
+    ) -> Result<(), Error> {
         let key = key.as_ref();
-        let value = serde_json::to_vec(value).map_err(|cause| Error::Value { key: show(key), cause: cause.to_string() })?;
+        let value =
+            serde_json::to_vec(value).map_err(|cause| Error::Value { key: show(key), cause: cause.to_string() })?;
         self.lock(key, Mode::Exclusive).await?;
         self.writes.insert(key.to_vec(), Some(value));
         Ok(())
@@ -121,6 +143,9 @@ impl Drop for Work {
 
 impl fmt::Debug for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Work").field("writes", &self.writes.len()).field("locks", &self.locks.len()).finish_non_exhaustive()
+        f.debug_struct("Work")
+            .field("writes", &self.writes.len())
+            .field("locks", &self.locks.len())
+            .finish_non_exhaustive()
     }
 }

@@ -24,15 +24,26 @@ use super::{
     folder::{self, family},
     staged::{encode, encode_key},
 };
-use crate::branch::{BranchKey, Lsn, Record};
+use crate::{
+    branch::{BranchKey, Lsn, Record},
+    failpoint,
+};
 
 /// The most entries that share one batch: bounds memory, not speed.
 const MOST: usize = 4096;
 
 pub(super) enum Job {
-    Entry { lsn: Lsn, records: Vec<Record>, forced: bool, change: Written },
+    Entry {
+        lsn: Lsn,
+        records: Vec<Record>,
+        forced: bool,
+        change: Written,
+    },
     /// Outside of any branch.
-    Put { work: Work, done: oneshot::Sender<()> },
+    Put {
+        work: Work,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// A change of a branch's work, ready to be written.
@@ -90,7 +101,9 @@ fn run(db: &DB, waiting: &Receiver<Job>, reached: &watch::Sender<Lsn>, syncs: &A
         for job in &jobs {
             match job {
                 Job::Entry { lsn, records, forced, change } => {
-                    records.iter().for_each(|record| put_record(db, &mut batch, record));
+                    for record in records {
+                        put_record(db, &mut batch, record);
+                    }
                     put_change(db, &mut batch, change);
                     sync |= forced;
                     last = last.max(*lsn);
@@ -101,13 +114,30 @@ fn run(db: &DB, waiting: &Receiver<Job>, reached: &watch::Sender<Lsn>, syncs: &A
                 }
             }
         }
+        let of = |wanted: fn(&Written) -> bool| {
+            jobs.iter().any(|job| matches!(job, Job::Entry { change, .. } if wanted(change)))
+        };
+        let votes = of(|change| matches!(change, Written::Stage(..)));
+        let commits = of(|change| matches!(change, Written::Publish(..)));
+        let come_to = |vote, commit| {
+            if votes {
+                failpoint::hit(vote);
+            }
+            if commits {
+                failpoint::hit(commit);
+            }
+        };
+        come_to("before-vote-sync", "before-commit-sync");
         let mut options = WriteOptions::default();
         options.set_sync(sync);
         if let Err(cause) = db.write_opt(batch, &options) {
             tracing::error!(%cause, "the store can't be written: the process ends, since nobody can say what the disk holds");
-            eprintln!("the participant's store can't be written ({cause}): the process ends, since nobody can say what the disk holds");
+            eprintln!(
+                "the participant's store can't be written ({cause}): the process ends, since nobody can say what the disk holds"
+            );
             std::process::abort();
         }
+        come_to("after-vote-sync", "after-commit-sync");
         if sync {
             syncs.fetch_add(1, Ordering::Relaxed);
             // A lazy entry before it is durable with it, as the log is one.

@@ -97,7 +97,7 @@ pub struct Served {
 
 impl Served {
     pub async fn start(store: KvStore) -> Self {
-        Self::start_with(store, ServiceOptions { patience: Duration::from_secs(3600), ..ServiceOptions::default() }).await
+        Self::start_with(store, ServiceOptions { patience: Duration::from_hours(1), ..ServiceOptions::default() }).await
     }
 
     pub async fn start_with(store: KvStore, mut options: ServiceOptions) -> Self {
@@ -212,7 +212,12 @@ impl Fake {
         let answer = move |request: axum::extract::Request| async move {
             let (parts, body) = request.into_parts();
             let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
-            fake.asked.lock().unwrap().push(format!("{} {} {}", parts.method, parts.uri, String::from_utf8_lossy(&body)));
+            fake.asked.lock().unwrap().push(format!(
+                "{} {} {}",
+                parts.method,
+                parts.uri,
+                String::from_utf8_lossy(&body)
+            ));
             let mut answers = fake.answers.lock().unwrap();
             let (status, body) = if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() };
             (axum::http::StatusCode::from_u16(status).unwrap(), axum::Json(body))

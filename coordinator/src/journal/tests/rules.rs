@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, mpsc};
 
-use unanimous_sdk::protocol::{Epoch, UnixMillis};
+use unanimous_sdk::protocol::{Epoch, TransactionId, UnixMillis};
 use uuid::Uuid;
 
 use super::story::{Log, NOW, View, story, write};
@@ -12,6 +12,7 @@ use crate::journal::{
     encoding::{self, Change, Table},
     rocks,
 };
+use crate::uuid7::next_uuid_v7;
 
 #[test]
 fn an_empty_folder_becomes_an_empty_log() {
@@ -81,7 +82,7 @@ fn an_epoch_is_greater_than_every_epoch_and_transaction_before_it_whatever_the_c
     assert!(back.epochs.contains(&recovered.epoch) && back.epochs.contains(&back.epoch));
     drop(second);
 
-    let far = TransactionIdAt(NOW.0 + 86_400_000).id();
+    let far = TransactionId::from_uuid(uuid_at(NOW.0 + 86_400_000));
     let entries = story(1);
     let Entry::Record { record, .. } = &entries[0] else { unreachable!("a story begins with a record") };
     let log = Log::open(dir.path()).unwrap();
@@ -93,18 +94,15 @@ fn an_epoch_is_greater_than_every_epoch_and_transaction_before_it_whatever_the_c
     assert!(later.epoch.uuid() > far.uuid());
 }
 
-struct TransactionIdAt(u64);
-
-impl TransactionIdAt {
-    fn id(&self) -> unanimous_sdk::protocol::TransactionId {
-        unanimous_sdk::protocol::TransactionId::from_uuid(crate::uuid7::next_uuid_v7(Uuid::nil(), self.0, 7))
-    }
+/// An id of this moment.
+fn uuid_at(millis: u64) -> Uuid {
+    next_uuid_v7(Uuid::nil(), millis, 7)
 }
 
 #[test]
 fn an_epoch_is_greater_than_the_one_that_superseded_this_log() {
     let dir = tempfile::tempdir().unwrap();
-    let epoch = Epoch::from_uuid(TransactionIdAt(NOW.0 + 1_000_000).id().uuid());
+    let epoch = Epoch::from_uuid(uuid_at(NOW.0 + 1_000_000));
     let log = Log::open(dir.path()).unwrap();
     log.append(1, &[Entry::Superseded { epoch, told_by: "http://127.0.0.1:7071".to_owned() }]);
     assert_eq!(log.wait_written(1).durable, Lsn(1), "it is forced");
@@ -219,6 +217,23 @@ fn a_checkpoint_bounds_what_start_verifies_and_verify_still_walks_all() {
     assert!(Log::open(dir.path()).is_ok(), "it lies before the checkpoint");
     let error = rocks::verify(dir.path()).unwrap_err();
     assert!(matches!(error, Error::Gap { missing: 3, next: 4 }), "{error}");
+}
+
+#[test]
+fn every_ten_thousand_forced_records_there_is_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let epoch = Epoch::from_uuid(uuid_at(NOW.0 + 1));
+    let entries = vec![Entry::Superseded { epoch, told_by: "http://127.0.0.1:7071".to_owned() }; 10_010];
+    let log = Log::open(dir.path()).unwrap();
+    log.append(1, &entries);
+    log.wait_written(entries.len());
+    drop(log);
+    // Only what lies behind a checkpoint is verified at start.
+    change(dir.path(), |_| vec![Change::Delete(Table::Outcomes, encoding::outcome_key(9_000))]);
+    Log::open(dir.path()).unwrap();
+    change(dir.path(), |_| vec![Change::Delete(Table::Outcomes, encoding::outcome_key(10_005))]);
+    let error = rocks::open(dir.path(), NOW, rand::random).err().unwrap();
+    assert!(matches!(error, Error::Gap { missing: 10_005, .. }), "{error}");
 }
 
 /// Changes a log's tables behind its back.

@@ -18,7 +18,12 @@ pub(super) fn transaction(n: u8) -> TransactionId {
 }
 
 pub(super) fn coordinator(epoch_number: u8, horizon: TransactionId) -> Coordinator {
-    Coordinator { id: COORDINATOR.parse().unwrap(), epoch: epoch(epoch_number), url: "http://127.0.0.1:7070".to_owned(), horizon }
+    Coordinator {
+        id: COORDINATOR.parse().unwrap(),
+        epoch: epoch(epoch_number),
+        url: "http://127.0.0.1:7070".to_owned(),
+        horizon,
+    }
 }
 
 pub(super) fn key(n: u8) -> BranchKey {

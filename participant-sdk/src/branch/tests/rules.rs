@@ -122,7 +122,8 @@ fn no_work_begins_in_a_transaction_below_the_horizon() {
     let mut world = World::all([told_under(coordinator(2, transaction(5)), 9, Call::Abort)]);
     assert!(matches!(world.step(told(1, Call::Open { now: NOW })).answer, Err(Refusal::IsAborted { .. })));
     // Nor is any voted for that began before.
-    let mut world = World::all([told(1, Call::Open { now: NOW }), told_under(coordinator(2, transaction(5)), 9, Call::Abort)]);
+    let mut world =
+        World::all([told(1, Call::Open { now: NOW }), told_under(coordinator(2, transaction(5)), 9, Call::Abort)]);
     assert_eq!(world.step(own(1, Act::Vote(Vote::Prepared))).answer, Ok(Reply::Effect(Decision::Abort)));
 }
 
@@ -221,13 +222,14 @@ fn the_horizon_of_a_stale_coordinator_is_not_believed() {
 
 #[test]
 fn what_ended_is_kept_until_the_horizon_has_passed_it_and_then_forgotten_with_the_horizon_in_one_entry() {
-    for (mut world, _) in [(World::committed(), ()), (World::aborted(), ())] {
+    for mut world in [World::committed(), World::aborted()] {
         world.step(told_under(coordinator(2, transaction(1)), 9, Call::Abort));
         assert!(world.state(1).is_some());
         let step = world.step(told_under(coordinator(2, transaction(2)), 9, Call::Abort));
         assert_eq!(world.state(1), None);
         assert!(step.records.contains(&Record::Forgotten { key: key(1) }));
-        let keeps = |record: &Record| matches!(record, Record::Coordinator { known, .. } if known.horizon == transaction(2));
+        let keeps =
+            |record: &Record| matches!(record, Record::Coordinator { known, .. } if known.horizon == transaction(2));
         assert!(step.records.iter().any(keeps), "{step:?}");
     }
 }
@@ -297,7 +299,10 @@ fn work_on_own_calls_is_voted_for_when_it_is_done() {
 #[test]
 fn who_has_not_voted_ends_itself_after_the_deadline_and_who_has_never_does() {
     let give_up = || own(1, Act::GiveUp("its deadline has passed"));
-    for before in [vec![told(1, Call::Open { now: NOW })], vec![told(1, Call::Open { now: NOW }), own(1, Act::Hold(Vote::Prepared))]] {
+    for before in [
+        vec![told(1, Call::Open { now: NOW })],
+        vec![told(1, Call::Open { now: NOW }), own(1, Act::Hold(Vote::Prepared))],
+    ] {
         let mut world = World::all(before);
         assert_eq!(world.step(give_up()).answer, Ok(Reply::Effect(Decision::Abort)));
     }
@@ -345,7 +350,9 @@ fn coordinators_do_not_touch_each_others_branches() {
 
 #[test]
 fn what_was_not_voted_for_is_gone_after_a_crash() {
-    for before in [vec![told(1, prepare(payload(1)))], vec![told(1, Call::Open { now: NOW }), own(1, Act::Hold(Vote::Prepared))]] {
+    for before in
+        [vec![told(1, prepare(payload(1)))], vec![told(1, Call::Open { now: NOW }), own(1, Act::Hold(Vote::Prepared))]]
+    {
         let mut world = World::all(before);
         world.crash(usize::MAX);
         assert_eq!(world.state(1), None);

@@ -1,0 +1,8 @@
+//! The bank with points at which tests kill it. Never deploy it.
+
+use clap::Parser;
+use unanimous_examples::{bank, service};
+
+fn main() -> std::process::ExitCode {
+    service::main("bank-failpoints", bank::run(bank::Options::parse()))
+}

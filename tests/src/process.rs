@@ -1,0 +1,99 @@
+//! A real process under test.
+//!
+//! Always true: it is dead when this is dropped, even if it was stopped; what it wrote is kept in a file, and shown when
+//! the test fails.
+
+use std::{
+    fs::{self, File},
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::wait;
+
+/// See the module.
+pub struct Process {
+    name: String,
+    child: Child,
+    ended: Option<ExitStatus>,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts a program. What it writes is added to the file `log`; `failpoint` is where it is to die, if it can.
+    pub fn start(program: &Path, args: &[&str], failpoint: Option<&str>, log: &Path) -> Self {
+        let file = File::options().create(true).append(true).open(log).expect("a log file can be opened");
+        let mut command = Command::new(program);
+        for (variable, _) in std::env::vars().filter(|(name, _)| name.starts_with("UNANIMOUS_")) {
+            command.env_remove(variable);
+        }
+        if let Some(failpoint) = failpoint {
+            command.env("UNANIMOUS_FAILPOINT", failpoint);
+        }
+        let child = command
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a file can be shared"))
+            .stderr(file)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{} can't be started: {error}", program.display()));
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self { name, child, ended: None, log: log.to_owned() }
+    }
+
+    /// What it, and those before it with the same file, wrote.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Sends it a signal, if it still runs.
+    pub fn signal(&mut self, signal: Signal) {
+        if self.poll().is_none() {
+            let pid = i32::try_from(self.child.id()).expect("a process id fits");
+            kill(Pid::from_raw(pid), signal).expect("a child can be sent signals");
+        }
+    }
+
+    /// Kills it, so that nothing of it is left when this returns.
+    pub fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.ended = Some(self.child.wait().expect("a child can be waited for"));
+    }
+
+    /// How it ended, if it has.
+    pub fn poll(&mut self) -> Option<ExitStatus> {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().expect("a child can be asked for");
+        }
+        self.ended
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let what = format!("{} ends by itself", self.name);
+        wait::until(&what, async || self.poll()).await
+    }
+
+    /// Waits until it has died of SIGKILL at its failpoint.
+    pub async fn killed(&mut self) {
+        let ended = self.ended().await;
+        assert_eq!(ended.signal(), Some(Signal::SIGKILL as i32), "{} ended otherwise: {ended}\n{}", self.name, self.log());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- the end of what {} wrote:\n{}", self.name, lines[lines.len().saturating_sub(40)..].join("\n"));
+        }
+    }
+}
