@@ -1,34 +1,61 @@
 //! From the command line to the exit code.
 
-use std::{process::ExitCode, time::Duration};
-
-use clap::Parser;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    time::Duration,
+};
 
 use crate::{
-    config::{Cli, Command},
+    config::{self, Command, Loaded, Serve, Settings},
     serve, telemetry,
 };
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
-    let Command::Serve(config) = Cli::parse().command;
-    let run = || {
-        telemetry::start(&config.log, config.log_json)?;
-        end_on_panic();
-        let runtime = tokio::runtime::Runtime::new().map_err(|error| format!("no threads could be started: {error}"))?;
-        let ended = runtime.block_on(serve::run(config));
-        // What still runs by now waits for participants and is cut off. All of it must be gone before the process ends:
-        // RocksDB can't be ended while somebody holds it.
-        runtime.shutdown_timeout(Duration::from_secs(5));
-        ended.map_err(|error| error.to_string())
-    };
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("unanimous: {message}");
-            ExitCode::FAILURE
+    let Loaded { command, settings } = match config::load(std::env::args_os()) {
+        Ok(loaded) => loaded,
+        Err(config::Error::Usage(error)) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
+        Err(error) => return failed(&error.to_string()),
+    };
+    let done = match command {
+        Command::Serve(config) => run(config),
+        Command::Config(config) => show(&config, &settings),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => failed(&message),
     }
+}
+
+fn failed(message: &str) -> ExitCode {
+    eprintln!("unanimous: {message}");
+    ExitCode::FAILURE
+}
+
+fn run(config: Serve) -> Result<(), String> {
+    telemetry::start(&config.log, config.log_json)?;
+    end_on_panic();
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| format!("no threads could be started: {error}"))?;
+    let ended = runtime.block_on(serve::run(config));
+    // What still runs by now waits for participants and is cut off. All of it must be gone before the process ends:
+    // RocksDB can't be ended while somebody holds it.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    ended.map_err(|error| error.to_string())
+}
+
+/// Prints what is in force, and then whether it could be run.
+fn show(config: &Serve, settings: &Settings) -> Result<(), String> {
+    match write!(io::stdout(), "{settings}") {
+        // Whoever reads it has seen enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(format!("could not be printed: {error}")),
+        Ok(()) | Err(_) => {}
+    }
+    config.check()?;
+    config.url(config.listen).map(drop)
 }
 
 /// A panic is a bug. One in a request ends that request; one in the log's thread, or under the engine's lock, would leave

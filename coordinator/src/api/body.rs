@@ -1,11 +1,12 @@
 //! Reading a request: its body, and the parts of its path.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 
 use axum::{
     body::{self, Body},
     http::{HeaderMap, header},
 };
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use unanimous_sdk::protocol::{
@@ -13,7 +14,7 @@ use unanimous_sdk::protocol::{
 };
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::transaction::Payload;
+use crate::{engine::NewKey, transaction::Payload};
 
 /// The largest body, PROTOCOL §7.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -26,14 +27,61 @@ fn malformed(detail: impl Into<String>) -> Problem {
 }
 
 /// Reads a JSON object; no body at all is an empty one.
-pub(super) async fn read<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Problem> {
+async fn bytes(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
     check_media_type(headers)?;
     let bytes = match tokio::time::timeout(BODY_TIMEOUT, body::to_bytes(body, MAX_BODY_BYTES)).await {
         Ok(Ok(bytes)) => bytes,
         Ok(Err(error)) => return Err(unread(&error)),
         Err(_) => return Err(malformed("the body did not come within 30 s")),
     };
-    parse(if bytes.is_empty() { b"{}" } else { &bytes })
+    Ok(if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes })
+}
+
+/// Reads a JSON object, and the Idempotency-Key that came with it. In the digest of the body the members in `apart` don't
+/// count.
+pub(super) async fn read<T: DeserializeOwned>(
+    headers: &HeaderMap,
+    body: Body,
+    apart: &[&str],
+) -> Result<(T, Option<NewKey>), Problem> {
+    let text = key(headers)?;
+    let bytes = bytes(headers, body).await?;
+    let value = parse(&bytes)?;
+    let key = match text {
+        Some(text) => Some(NewKey { text, body: digest(&bytes, apart)? }),
+        None => None,
+    };
+    Ok((value, key))
+}
+
+/// The Idempotency-Key.
+fn key(headers: &HeaderMap) -> Result<Option<Arc<str>>, Problem> {
+    let wrong = |why: &str| Err(malformed(format!("`Idempotency-Key` {why}; it is 1 to 255 visible ASCII characters")));
+    let mut given = headers.get_all("idempotency-key").iter();
+    let Some(value) = given.next() else { return Ok(None) };
+    if given.next().is_some() {
+        return wrong("stands twice");
+    }
+    match value.to_str() {
+        Ok(text) if (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) => Ok(Some(text.into())),
+        Ok(text) if text.len() > 255 => wrong("is too long"),
+        Ok(_) | Err(_) => wrong("is empty, or has other characters"),
+    }
+}
+
+/// A digest that equal bodies share: order, white space and the spelling of strings make no difference, and a member
+/// that is null is absent.
+fn digest(bytes: &[u8], apart: &[&str]) -> Result<u128, Problem> {
+    let members: BTreeMap<String, &RawValue> = serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
+    let mut text = String::new();
+    for (name, value) in members {
+        if value.get() != "null" && !apart.contains(&&*name) {
+            let value = canonical_json(value.get())
+                .ok_or_else(|| malformed(format!("`{name}`: an object in it has a member twice")))?;
+            let _ = write!(text, "{name:?}:{value},");
+        }
+    }
+    Ok(xxh3_128(text.as_bytes()))
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {

@@ -15,11 +15,11 @@ use unanimous_sdk::protocol::{
 
 use super::{
     App, body,
-    problem::{Failure, plain, refusal, unknown},
+    problem::{Failure, marked, plain, refusal, unknown},
 };
 use crate::{
-    engine::{Enlist, Refusal, Refused, Service, ask_finished},
-    transaction::{Event, Payload, Transaction},
+    engine::{Enlist, Refusal, Refused, Service, ask_finished, bound_in},
+    transaction::{Event, KeyedCall, Payload, Transaction},
 };
 
 #[derive(Deserialize)]
@@ -76,7 +76,7 @@ impl BranchBody {
         };
         app.0.allow.check(&self.participant, "participant")?;
         let payload = body::payload(self.payload, "payload")?;
-        Ok(Enlist { name: self.branch, participant: self.participant, payload, vote })
+        Ok(Enlist { name: self.branch, participant: self.participant, payload, vote, key: None })
     }
 }
 
@@ -88,8 +88,8 @@ pub(super) async fn enlist(
 ) -> Result<Response, Failure> {
     let service = app.service_for_work()?;
     let id = body::transaction_id(&id?)?;
-    let body: BranchBody = body::read(&headers, body).await?;
-    let enlist = body.enlist(&app)?;
+    let (body, key): (BranchBody, _) = body::read(&headers, body, &["coordinator"]).await?;
+    let enlist = Enlist { key, ..body.enlist(&app)? };
     let again = enlist.clone();
     let enlisted = match service.with(|engine, now| engine.enlist(now, id, enlist)) {
         Ok(enlisted) => enlisted,
@@ -109,7 +109,7 @@ pub(super) async fn enlist(
         coordinator: service.coordinator(),
     };
     let status = if enlisted.new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(answer)).into_response())
+    Ok(marked((status, Json(answer)).into_response(), enlisted.replayed))
 }
 
 pub(super) async fn vote(
@@ -122,17 +122,25 @@ pub(super) async fn vote(
     let Path((id, branch)) = path?;
     let id = body::transaction_id(&id)?;
     let branch = body::branch_name(&branch)?;
-    let VoteBody { vote, coordinator } = body::read(&headers, body).await?;
-    match service.with(|engine, now| engine.vote(now, id, branch.clone(), vote, &coordinator)) {
-        Ok(barrier) => service.reached(barrier).await,
+    let (VoteBody { vote, coordinator }, key) = body::read(&headers, body, &["coordinator"]).await?;
+    let voted = service.with(|engine, now| engine.vote(now, id, branch.clone(), vote, &coordinator, key.clone()));
+    let replayed = match voted {
+        Ok((barrier, replayed)) => {
+            service.reached(barrier).await;
+            replayed
+        }
         Err(refused) => {
             let mut transaction = finished(service, id, refused).await?;
+            let bound = bound_in(&transaction, key.as_ref(), &KeyedCall::Vote(branch.clone()));
+            let replayed = bound.map_err(|refused| plain(refused.why))?.is_some();
             if let Err(refused) = ask_finished(&mut transaction, Event::Vote { branch: branch.clone(), vote }) {
                 return Err(refusal(service, id, refused).await);
             }
+            replayed
         }
-    }
-    Ok(Json(json!({ "branch": branch, "vote": vote, "coordinator": service.coordinator() })).into_response())
+    };
+    let answer = json!({ "branch": branch, "vote": vote, "coordinator": service.coordinator() });
+    Ok(marked(Json(answer).into_response(), replayed))
 }
 
 /// The transaction, if it was refused because it has finished; else the refusal.

@@ -8,6 +8,7 @@ mod body;
 mod branches;
 mod coordinator;
 mod decision;
+mod list;
 mod prefer;
 mod problem;
 mod transactions;
@@ -77,7 +78,7 @@ impl App {
 pub fn router(app: App) -> Router {
     let transaction = "/v1/transactions/{id}";
     Router::new()
-        .route("/v1/transactions", post(transactions::begin))
+        .route("/v1/transactions", post(transactions::begin).get(list::list))
         .route(transaction, get(transactions::get))
         .route(&format!("{transaction}/commit"), post(transactions::commit))
         .route(&format!("{transaction}/abort"), post(transactions::abort))

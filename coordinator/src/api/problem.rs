@@ -53,6 +53,14 @@ impl IntoResponse for Failure {
     }
 }
 
+/// Marks the answer to a call that came again under its Idempotency-Key.
+pub(super) fn marked(mut answer: Response, replayed: bool) -> Response {
+    if replayed {
+        answer.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+    }
+    answer
+}
+
 pub(super) async fn not_found(uri: Uri) -> Failure {
     Problem::new(ProblemType::NotFound, format!("there is nothing at {}", uri.path())).into()
 }
@@ -118,6 +126,10 @@ pub(super) fn plain(why: Refusal) -> Failure {
         Refusal::Superseded { epoch, told_by } => Problem::new(
             ProblemType::Superseded,
             format!("another coordinator has taken over with epoch {epoch}, says {told_by}; use that one"),
+        ),
+        Refusal::KeyReused => Problem::new(
+            ProblemType::KeyReused,
+            "`Idempotency-Key`: this key came with another body before; a new call needs a new key",
         ),
         Refusal::Unreadable(error) => Problem::new(ProblemType::NotReady, format!("the log can't be read: {error}")),
         Refusal::NotAllowed(NotAllowed::BranchConflict(name)) => {

@@ -16,11 +16,11 @@ use super::{
     App, body,
     branches::BranchBody,
     prefer,
-    problem::{Failure, plain, refusal, unknown, with_transaction},
+    problem::{Failure, marked, plain, refusal, unknown, with_transaction},
 };
 use crate::{
-    engine::{Begin, Milestone, Refusal, Refused, Service, View, Waiting},
-    transaction::{Barrier, Reason, ReasonCode},
+    engine::{Begin, Milestone, NewKey, Once, Refusal, Refused, Service, View, Waiting, bound_in},
+    transaction::{Barrier, KeyedCall, Reason, ReasonCode},
 };
 
 /// How long a commit waits for its decision if it isn't told.
@@ -77,32 +77,42 @@ fn invalid(detail: impl Into<String>) -> Problem {
 
 pub(super) async fn begin(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, Failure> {
     let service = app.service_for_work()?;
-    let body: BeginBody = body::read(&headers, body).await?;
+    let (body, key): (BeginBody, _) = body::read(&headers, body, &[]).await?;
     let (commit, wanted) = (body.commit.unwrap_or(false), milestone(body.respond));
-    let begin = check(&app, body)?;
+    let begin = Begin { key: key.clone(), ..check(&app, body)? };
     let traceparent = traceparent(&headers);
-    let begun = service.with(|engine, now| {
+    let once = service.once(key.as_ref(), |engine, now| {
         let (view, barrier) = engine.begin(now, begin)?;
-        let waiting = if commit { Some(engine.commit(now, view.id(), wanted, traceparent)?) } else { None };
+        let waiting = if commit { Some(engine.commit(now, view.id(), wanted, traceparent, None)?.0) } else { None };
         Ok((view, barrier, waiting))
     });
-    let (view, barrier, waiting) = begun.map_err(|refused: Refused| plain(refused.why))?;
-    let id = view.id();
-    let answer = match waiting {
-        Some(waiting) => {
-            let wait = prefer::wait(&headers).unwrap_or(DEFAULT_WAIT);
-            outcome(service, id, waiting, wait, barrier).await
+    let refused = |refused: Refused| plain(refused.why);
+    let (id, replayed, answer) = match once.map_err(refused)? {
+        Once::Done((view, barrier, Some(waiting))) => {
+            (view.id(), false, outcome(service, view.id(), waiting, asked_wait(&headers), barrier).await)
         }
-        None => {
+        Once::Done((view, barrier, None)) => {
             service.reached(barrier).await;
-            Ok((StatusCode::CREATED, Json(view)).into_response())
+            (view.id(), false, Ok((StatusCode::CREATED, Json(view)).into_response()))
+        }
+        Once::Before(id) if commit => {
+            let waiting = service.wait(id, wanted).map_err(refused)?.ok_or_else(|| unknown(service, id))?;
+            (id, true, outcome(service, id, waiting, asked_wait(&headers), Barrier::NONE).await)
+        }
+        Once::Before(id) => {
+            let view = service.view(id).map_err(refused)?.ok_or_else(|| unknown(service, id))?;
+            (id, true, Ok((StatusCode::CREATED, Json(view)).into_response()))
         }
     };
-    let mut response = answer.unwrap_or_else(IntoResponse::into_response);
+    let mut response = marked(answer.unwrap_or_else(IntoResponse::into_response), replayed);
     if let Ok(location) = HeaderValue::try_from(format!("/v1/transactions/{id}")) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(response)
+}
+
+fn asked_wait(headers: &HeaderMap) -> Duration {
+    prefer::wait(headers).unwrap_or(DEFAULT_WAIT)
 }
 
 /// Holds a begin against the limits.
@@ -133,7 +143,7 @@ fn check(app: &App, body: BeginBody) -> Result<Begin, Problem> {
     for (at, branch) in given.into_iter().enumerate() {
         branches.push(branch.at_begin(app, at)?);
     }
-    Ok(Begin { timeout: Duration::from_millis(timeout_ms), metadata, branches })
+    Ok(Begin { timeout: Duration::from_millis(timeout_ms), metadata, branches, key: None })
 }
 
 pub(super) async fn commit(
@@ -144,18 +154,22 @@ pub(super) async fn commit(
 ) -> Result<Response, Failure> {
     let service = app.service_for_work()?;
     let id = body::transaction_id(&id?)?;
-    let body: CommitBody = body::read(&headers, body).await?;
+    let (body, key): (CommitBody, _) = body::read(&headers, body, &[]).await?;
     let wanted = milestone(body.respond);
     let traceparent = traceparent(&headers);
-    match service.with(|engine, now| engine.commit(now, id, wanted, traceparent)) {
-        Ok(waiting) => {
-            let wait = prefer::wait(&headers).unwrap_or(DEFAULT_WAIT);
-            outcome(service, id, waiting, wait, Barrier::NONE).await
+    match service.with(|engine, now| engine.commit(now, id, wanted, traceparent, key.clone())) {
+        Ok((waiting, replayed)) => {
+            let answer = outcome(service, id, waiting, asked_wait(&headers), Barrier::NONE).await;
+            Ok(marked(answer.unwrap_or_else(IntoResponse::into_response), replayed))
         }
-        Err(refused) => match finished(service, id, refused).await? {
-            view if view.decision() == Some(Decision::Commit) => Ok(Json(view).into_response()),
-            view => Err(aborted(&view)),
-        },
+        Err(refused) => {
+            let (view, replayed) = finished(service, id, refused, key.as_ref(), &KeyedCall::Commit).await?;
+            let answer = match view.decision() {
+                Some(Decision::Commit) => Json(view).into_response(),
+                Some(Decision::Abort) | None => aborted(&view).into_response(),
+            };
+            Ok(marked(answer, replayed))
+        }
     }
 }
 
@@ -167,23 +181,24 @@ pub(super) async fn abort(
 ) -> Result<Response, Failure> {
     let service = app.service_for_work()?;
     let id = body::transaction_id(&id?)?;
-    let AbortBody { reason: detail } = body::read(&headers, body).await?;
+    let (AbortBody { reason: detail }, key) = body::read(&headers, body, &[]).await?;
     if let Some(length) = detail.as_ref().map(String::len).filter(|length| *length > LONGEST_REASON) {
         return Err(invalid(format!("`reason` has {length} bytes; it has at most {LONGEST_REASON}")).into());
     }
     let reason = Reason { code: ReasonCode::Initiator, detail, branch: None };
-    match service.with(|engine, now| engine.abort(now, id, reason)) {
-        Ok(waiting) => match waiting.await {
-            Ok(view) => Ok(Json(view).into_response()),
+    match service.with(|engine, now| engine.abort(now, id, reason, key.clone())) {
+        Ok((waiting, replayed)) => match waiting.await {
+            Ok(view) => Ok(marked(Json(view).into_response(), replayed)),
             Err(_) => Err(unknown(service, id)),
         },
-        Err(refused) => match finished(service, id, refused).await? {
-            view if view.decision() == Some(Decision::Abort) => Ok(Json(view).into_response()),
-            view => {
-                let problem = Problem::new(ProblemType::Committed, format!("transaction {id} is committed: that never changes"));
-                Err(with_transaction(problem, Some(&view)))
-            }
-        },
+        Err(refused) => {
+            let (view, replayed) = finished(service, id, refused, key.as_ref(), &KeyedCall::Abort).await?;
+            let answer = match view.decision() {
+                Some(Decision::Abort) => Json(view).into_response(),
+                Some(Decision::Commit) | None => committed(&view).into_response(),
+            };
+            Ok(marked(answer, replayed))
+        }
     }
 }
 
@@ -206,15 +221,21 @@ pub(super) async fn get(
     }
 }
 
-/// The transaction, if it was refused because it has finished; else the refusal.
-pub(super) async fn finished(service: &Service, id: TransactionId, refused: Refused) -> Result<View, Failure> {
+/// The transaction, if it was refused because it has finished, and whether the call is a repeat; else the refusal.
+async fn finished(
+    service: &Service,
+    id: TransactionId,
+    refused: Refused,
+    key: Option<&NewKey>,
+    call: &KeyedCall,
+) -> Result<(View, bool), Failure> {
     if !matches!(refused.why, Refusal::NotLive) {
         return Err(refusal(service, id, refused).await);
     }
-    match service.finished(id).map_err(|refused| plain(refused.why))? {
-        Some(transaction) => Ok(View::of_finished(id, transaction)),
-        None => Err(unknown(service, id)),
-    }
+    let transaction = service.finished(id).map_err(|refused| plain(refused.why))?;
+    let transaction = transaction.ok_or_else(|| unknown(service, id))?;
+    let replayed = bound_in(&transaction, key, call).map_err(|refused| plain(refused.why))?.is_some();
+    Ok((View::of_finished(id, transaction), replayed))
 }
 
 /// Waits for a commit and answers with what has come of it: 200, 409 or 202.
@@ -238,6 +259,11 @@ async fn outcome(
             Ok((StatusCode::ACCEPTED, Json(view)).into_response())
         }
     }
+}
+
+fn committed(view: &View) -> Failure {
+    let detail = format!("transaction {} is committed: that never changes", view.id());
+    with_transaction(Problem::new(ProblemType::Committed, detail), Some(view))
 }
 
 fn aborted(view: &View) -> Failure {

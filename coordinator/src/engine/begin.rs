@@ -1,14 +1,14 @@
 //! Beginning a transaction.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rand::RngExt;
 use unanimous_sdk::protocol::{BranchName, ParticipantUrl, TransactionId, UnixMillis};
 
-use super::{Delivery, Engine, Live, Now, Output, Refusal, Refused, Timer, View};
+use super::{Delivery, Engine, Live, NewKey, Now, Output, Refusal, Refused, Timer, View};
 use crate::{
     journal::Entry,
-    transaction::{Barrier, Command, Log, Payload, Transaction},
+    transaction::{Barrier, Command, KeyedCall, Log, Payload, Transaction},
     uuid7::next_uuid_v7,
 };
 
@@ -19,10 +19,12 @@ pub struct Begin {
     pub timeout: Duration,
     pub metadata: BTreeMap<String, String>,
     pub branches: Vec<(Option<BranchName>, ParticipantUrl, Option<Payload>)>,
+    pub key: Option<NewKey>,
 }
 
 impl Engine {
-    /// Begins a transaction. It may be told of when the log has come as far as the barrier.
+    /// Begins a transaction. It may be told of when the log has come as far as the barrier. Whoever gives a key has
+    /// looked for it before, in [`Engine::begun_under`] and in the log.
     pub fn begin(&mut self, now: Now, begin: Begin) -> Result<(View, Barrier), Refused> {
         self.refuse_if_superseded()?;
         if self.undecided >= self.limits.undecided {
@@ -34,7 +36,9 @@ impl Engine {
         let created_at = UnixMillis(seconds * 1000 + u64::from(nanos) / 1_000_000);
         let deadline = created_at.after(begin.timeout);
         let mut log = Log { next: self.next_lsn, sequence: self.next_sequence, now: now.wall };
-        let begun = Transaction::begin(begin.metadata, deadline, false, begin.branches, created_at, &mut log);
+        let keys: Vec<_> = begin.key.map(|key| key.bound_to(KeyedCall::Begin)).into_iter().collect();
+        let text = keys.first().map(|key| Arc::clone(&key.text));
+        let begun = Transaction::begin(begin.metadata, deadline, keys, begin.branches, created_at, &mut log);
         let (transaction, commands) = begun.map_err(|why| Refused::new(Refusal::NotAllowed(why)))?;
         self.next_lsn = log.next;
         let mut barrier = Barrier::NONE;
@@ -56,6 +60,9 @@ impl Engine {
         };
         let view = View::of(id, &live, true);
         self.live.insert(id, live);
+        if let Some(text) = text {
+            self.keys.insert(text, id);
+        }
         self.undecided += 1;
         Ok((view, barrier))
     }

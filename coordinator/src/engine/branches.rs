@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use unanimous_sdk::protocol::{BranchName, CoordinatorRef, ParticipantUrl, TransactionId, UnixMillis, Vote};
 
-use super::{Engine, Milestone, Now, Refusal, Refused, Waiting};
+use super::{Engine, Milestone, NewKey, Now, Refusal, Refused, Waiting};
 use crate::{
     journal::Lsn,
-    transaction::{Barrier, Event, Log, NotAllowed, Payload, Reason, Step, Transaction},
+    transaction::{Barrier, Event, Key, KeyedCall, Log, NotAllowed, Payload, Reason, State, Step, Transaction},
 };
 
 /// A participant to be enlisted.
@@ -19,6 +19,7 @@ pub struct Enlist {
     pub payload: Option<Payload>,
     /// A vote that comes with it, and the epoch it was given under.
     pub vote: Option<(Vote, CoordinatorRef)>,
+    pub key: Option<NewKey>,
 }
 
 /// A participant that was enlisted.
@@ -30,6 +31,8 @@ pub struct Enlisted {
     pub new: bool,
     pub deadline: UnixMillis,
     pub remaining_ms: u64,
+    /// Whether the call was a repeat under its key.
+    pub replayed: bool,
     /// When it may be told.
     pub barrier: Barrier,
 }
@@ -42,19 +45,36 @@ impl Engine {
             self.check_present(named)?;
         }
         self.expire(now, id);
+        let path = KeyedCall::Enlist { branch: BranchName::numbered(1), new: true };
+        let bound = self.bound(id, enlist.key.as_ref(), &path)?;
+        if let (Some(Key { call: KeyedCall::Enlist { branch, new }, .. }), Some(live)) = (bound, self.live.get(&id)) {
+            return Ok(Enlisted {
+                name: branch,
+                new,
+                deadline: live.transaction.deadline,
+                remaining_ms: live.deadline.saturating_sub(now.mono),
+                replayed: true,
+                barrier: Barrier::written(Lsn(self.next_lsn.0 - 1)),
+            });
+        }
         let most = self.limits.branches;
+        let key = enlist.key.clone();
         let (event, chosen, participant) = enlist.into_event(most);
         let first = self.next_lsn;
         let before = self.live.get(&id).map_or(0, |live| live.transaction.branches.len());
         self.ask(now, id, event)?;
-        let barrier = self.since(first);
         self.heard_from(now, &participant);
         let Some(live) = self.live.get(&id) else { return Err(Refused::new(Refusal::NotLive)) };
         let last = live.transaction.branches.last().map(|branch| branch.name.clone());
         let name = chosen.or(last).ok_or_else(|| Refused::new(Refusal::NotLive))?;
+        let new = live.transaction.branches.len() > before;
+        self.bind(id, key, KeyedCall::Enlist { branch: name.clone(), new });
+        let barrier = self.since(first);
+        let Some(live) = self.live.get(&id) else { return Err(Refused::new(Refusal::NotLive)) };
         Ok(Enlisted {
             name,
-            new: live.transaction.branches.len() > before,
+            new,
+            replayed: false,
             deadline: live.transaction.deadline,
             remaining_ms: live.deadline.saturating_sub(now.mono),
             barrier,
@@ -69,12 +89,18 @@ impl Engine {
         branch: BranchName,
         vote: Vote,
         named: &CoordinatorRef,
-    ) -> Result<Barrier, Refused> {
+        key: Option<NewKey>,
+    ) -> Result<(Barrier, bool), Refused> {
         self.refuse_if_superseded()?;
         self.check_present(named)?;
         self.expire(now, id);
         let first = self.next_lsn;
+        let call = KeyedCall::Vote(branch.clone());
+        if self.bound(id, key.as_ref(), &call)?.is_some() {
+            return Ok((Barrier::written(Lsn(first.0 - 1)), true));
+        }
         self.ask(now, id, Event::Vote { branch: branch.clone(), vote })?;
+        self.bind(id, key, call);
         let participant = self
             .live
             .get(&id)
@@ -84,7 +110,7 @@ impl Engine {
         if let Some(participant) = participant {
             self.heard_from(now, &participant);
         }
-        Ok(barrier)
+        Ok((barrier, false))
     }
 
     /// Starts the commit of a live transaction and waits for it to come as far as wanted.
@@ -94,24 +120,44 @@ impl Engine {
         id: TransactionId,
         wanted: Milestone,
         traceparent: Option<Arc<str>>,
-    ) -> Result<Waiting, Refused> {
+        key: Option<NewKey>,
+    ) -> Result<(Waiting, bool), Refused> {
         self.refuse_if_superseded()?;
         self.expire(now, id);
+        let replayed = self.bound(id, key.as_ref(), &KeyedCall::Commit)?.is_some();
+        let aborted = self.live.get(&id).is_some_and(|live| live.transaction.state == State::Aborting);
+        // Before the decision, so that it is as durable as that.
+        if !replayed && !aborted {
+            self.bind(id, key, KeyedCall::Commit);
+        }
         if let Some(live) = self.live.get_mut(&id)
-            && live.transaction.state == crate::transaction::State::Active
+            && live.transaction.state == State::Active
         {
             live.traceparent = traceparent;
         }
         self.ask(now, id, Event::Commit)?;
-        self.wait(now, id, wanted).ok_or_else(|| Refused::new(Refusal::NotLive))
+        let waiting = self.wait(now, id, wanted).ok_or_else(|| Refused::new(Refusal::NotLive))?;
+        Ok((waiting, replayed))
     }
 
     /// Aborts a live transaction and waits for the decision.
-    pub fn abort(&mut self, now: Now, id: TransactionId, reason: Reason) -> Result<Waiting, Refused> {
+    pub fn abort(
+        &mut self,
+        now: Now,
+        id: TransactionId,
+        reason: Reason,
+        key: Option<NewKey>,
+    ) -> Result<(Waiting, bool), Refused> {
         self.refuse_if_superseded()?;
         self.expire(now, id);
+        let replayed = self.bound(id, key.as_ref(), &KeyedCall::Abort)?.is_some();
+        let committed = self.live.get(&id).is_some_and(|live| live.transaction.state == State::Committing);
+        if !replayed && !committed {
+            self.bind(id, key, KeyedCall::Abort);
+        }
         self.ask(now, id, Event::Abort(reason))?;
-        self.wait(now, id, Milestone::Decided).ok_or_else(|| Refused::new(Refusal::NotLive))
+        let waiting = self.wait(now, id, Milestone::Decided).ok_or_else(|| Refused::new(Refusal::NotLive))?;
+        Ok((waiting, replayed))
     }
 
     /// Feeds what somebody outside asks for; says whether it changed something.
@@ -171,10 +217,19 @@ impl Enlist {
 
     /// The same of a transaction that has finished: nothing can change, but what is there already is found.
     pub fn in_finished(self, mut transaction: Transaction, most: usize) -> Result<Enlisted, Refused> {
+        let deadline = transaction.deadline;
+        let enlisted = |name, new, replayed| {
+            Ok(Enlisted { name, new, deadline, remaining_ms: 0, replayed, barrier: Barrier::NONE })
+        };
+        let path = KeyedCall::Enlist { branch: BranchName::numbered(1), new: true };
+        let bound = super::bound_in(&transaction, self.key.as_ref(), &path)?;
+        if let Some(Key { call: KeyedCall::Enlist { branch, new }, .. }) = bound {
+            return enlisted(branch.clone(), *new, true);
+        }
         let (event, chosen, _) = self.into_event(most);
         ask_finished(&mut transaction, event)?;
         let name = chosen.ok_or_else(|| Refused::new(Refusal::NotAllowed(NotAllowed::NotActive)))?;
-        Ok(Enlisted { name, new: false, deadline: transaction.deadline, remaining_ms: 0, barrier: Barrier::NONE })
+        enlisted(name, false, false)
     }
 }
 

@@ -3,7 +3,10 @@
 //! Always true: every transaction below it has ended and its end is durable; no id below it will ever be minted, because
 //! a durable entry holds an id that is not below it; it never goes back.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    ops::Bound,
+};
 
 use unanimous_sdk::protocol::TransactionId;
 
@@ -28,6 +31,12 @@ impl Horizon {
             Self { open: live.collect(), minted: VecDeque::new(), logged: highest, present: TransactionId::NIL };
         horizon.update();
         horizon
+    }
+
+    /// Transactions below an id that have not ended, or whose end isn't durable; highest first.
+    pub(super) fn below(&self, id: Option<TransactionId>) -> impl Iterator<Item = TransactionId> {
+        let below = id.map_or(Bound::Unbounded, Bound::Excluded);
+        self.open.range((Bound::Unbounded, below)).rev().copied()
     }
 
     pub(super) fn present(&self) -> TransactionId {

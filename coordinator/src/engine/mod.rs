@@ -13,7 +13,10 @@ mod delivery;
 mod gates;
 mod horizon;
 mod inquiry;
+mod keys;
 mod lane;
+mod list;
+mod lookup;
 mod outcome;
 mod service;
 #[cfg(test)]
@@ -35,6 +38,9 @@ pub use self::{
     begin::Begin,
     branches::{Enlist, Enlisted, ask_finished},
     inquiry::Inquiry,
+    keys::{NewKey, bound_in},
+    list::Filter,
+    lookup::Once,
     outcome::{Refusal, Refused},
     service::{Clock, Service},
     timers::Instant,
@@ -136,6 +142,10 @@ pub struct Engine {
     created_at: UnixMillis,
     limits: Limits,
     live: HashMap<TransactionId, Live>,
+    /// Live transactions by the keys they were begun under.
+    keys: HashMap<Arc<str>, TransactionId>,
+    /// How many transactions have finished, and are in the log now.
+    finished: u64,
     undecided: usize,
     lanes: HashMap<ParticipantUrl, Lane>,
     gates: Gates<Gated>,
@@ -163,6 +173,8 @@ impl Engine {
             created_at: recovered.created_at,
             limits,
             live: HashMap::with_capacity(recovered.live.len()),
+            keys: HashMap::new(),
+            finished: 0,
             undecided: 0,
             lanes: HashMap::new(),
             gates: Gates::new(),
@@ -178,6 +190,7 @@ impl Engine {
         let ids: Vec<_> = recovered.live.iter().map(|(id, _)| *id).collect();
         for (id, transaction) in recovered.live {
             engine.undecided += usize::from(transaction.state.is_undecided());
+            engine.keys.extend(transaction.begun_under().map(|key| (key, id)));
             let deliveries = transaction.branches.iter().map(|_| Delivery::default()).collect();
             let live =
                 Live { transaction, deadline: now.mono, deadline_timer: None, deliveries, waiters: vec![], traceparent: None };
@@ -325,7 +338,12 @@ impl Engine {
                 self.tell(id, Milestone::Finished);
                 self.outputs.extend(self.view(id).map(|view| Output::Finished(Box::new(view))));
                 // Its last entry is written: from now on it is found in the log.
-                self.live.remove(&id);
+                if let Some(live) = self.live.remove(&id) {
+                    if let Some(key) = live.transaction.begun_under() {
+                        self.keys.remove(&key);
+                    }
+                    self.finished += 1;
+                }
             }
             Gated::EndDurable(id) => self.horizon.ended(id),
             Gated::Answer(tell) => drop(tell.send(())),

@@ -18,6 +18,8 @@ pub enum Refusal {
     StaleEpoch { present: Epoch },
     /// A vote or an inquiry for another coordinator's log, or an epoch this log never had.
     NotMyLog,
+    /// The key came with another body before.
+    KeyReused,
     /// Another coordinator has taken over.
     Superseded { epoch: Epoch, told_by: ParticipantUrl },
     /// The log can't be read.

@@ -27,11 +27,11 @@ use crate::{
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
-pub struct Service(Arc<Inner>);
+pub struct Service(pub(super) Arc<Inner>);
 
-struct Inner {
-    engine: Mutex<Engine>,
-    journal: Arc<dyn Journal>,
+pub(super) struct Inner {
+    pub(super) engine: Mutex<Engine>,
+    pub(super) journal: Arc<dyn Journal>,
     transport: Http,
     clock: Clock,
     runtime: Handle,

@@ -1,6 +1,6 @@
 //! The engine on a log in memory that can lose its power, and a network of which the test decides what arrives.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use unanimous_sdk::protocol::{
     AbortAnswer, BranchName, CommitAnswer, CoordinatorId, CoordinatorRef, Decision, Epoch, Outcome, ParticipantUrl,
@@ -80,20 +80,20 @@ impl World {
 
     fn begin_with(&mut self, branches: &[&str], timeout_ms: u64) -> TransactionId {
         let branches = branches.iter().map(|branch| (Some(name(branch)), url(branch), None)).collect();
-        let begin = Begin { timeout: Duration::from_millis(timeout_ms), metadata: BTreeMap::new(), branches };
+        let begin = Begin { timeout: Duration::from_millis(timeout_ms), branches, ..Begin::default() };
         let (view, _) = self.engine.begin(self.now, begin).unwrap();
         self.carry_out();
         view.id()
     }
 
     fn commit(&mut self, id: TransactionId) -> super::Waiting {
-        let waiting = self.engine.commit(self.now, id, Milestone::Decided, None).unwrap();
+        let waiting = self.engine.commit(self.now, id, Milestone::Decided, None, None).unwrap().0;
         self.carry_out();
         waiting
     }
 
     fn abort(&mut self, id: TransactionId) -> super::Waiting {
-        let waiting = self.engine.abort(self.now, id, reason()).unwrap();
+        let waiting = self.engine.abort(self.now, id, reason(), None).unwrap().0;
         self.carry_out();
         waiting
     }
@@ -205,7 +205,7 @@ fn nobody_outside_learns_a_decision_before_it_is_durable() {
         assert!(waiting.try_recv().is_err());
         assert_eq!(world.view(id).decision(), None);
         // What is refused because of the decision shows it, and waits as well.
-        let late = super::Enlist { name: Some(name("c")), participant: url("c"), payload: None, vote: None };
+        let late = super::Enlist { name: Some(name("c")), participant: url("c"), payload: None, vote: None, key: None };
         let refused = world.engine.enlist(world.now, id, late).unwrap_err();
         assert!(refused.tell_after.durable > written.durable);
         // Synced.
@@ -256,7 +256,7 @@ fn what_is_undecided_at_start_is_aborted_and_the_participants_are_told() {
     assert_eq!(world.made(), [(Call::Abort, "a"), (Call::Abort, "b")]);
     assert_eq!(world.view(id).reason().unwrap().code, ReasonCode::CoordinatorRestart);
     assert_eq!(world.ask(id, "a").unwrap(), (Outcome::Abort, false));
-    assert!(world.engine.commit(world.now, id, Milestone::Decided, None).is_err());
+    assert!(world.engine.commit(world.now, id, Milestone::Decided, None, None).is_err());
 }
 
 #[test]
@@ -315,7 +315,7 @@ fn an_unsolicited_vote_counts_only_under_the_present_epoch() {
     let me = world.engine.coordinator();
     let mut vote = |epoch| {
         let named = CoordinatorRef { id: me.id, epoch };
-        world.engine.vote(world.now, id, name("a"), Vote::Prepared, &named)
+        world.engine.vote(world.now, id, name("a"), Vote::Prepared, &named, None)
     };
     let other: Epoch = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
     assert!(matches!(vote(other).unwrap_err().why, Refusal::StaleEpoch { present } if present == me.epoch));
@@ -470,7 +470,7 @@ fn who_is_superseded_begins_decides_and_delivers_nothing_further() {
     assert!(world.engine.superseded().is_some());
     let begin = Begin { timeout: Duration::from_secs(1), ..Begin::default() };
     assert!(matches!(world.engine.begin(world.now, begin).unwrap_err().why, Refusal::Superseded { .. }));
-    assert!(world.engine.commit(world.now, open, Milestone::Decided, None).is_err());
+    assert!(world.engine.commit(world.now, open, Milestone::Decided, None, None).is_err());
     world.pass(100_000);
     world.log();
     assert!(world.calls.is_empty());

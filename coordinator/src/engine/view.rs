@@ -2,10 +2,10 @@
 //!
 //! Always true: a decision that isn't durable yet doesn't show: the transaction looks as it did before.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Serialize, Serializer, ser::SerializeSeq};
-use unanimous_sdk::protocol::{BranchName, Decision, TransactionId, UnixMillis, Vote};
+use unanimous_sdk::protocol::{BranchName, Decision, ParticipantUrl, TransactionId, UnixMillis, Vote};
 
 use super::Live;
 use crate::transaction::{Branch, BranchState, Decided, Reason, State, Transaction};
@@ -104,6 +104,21 @@ impl View {
         self.transaction.is_heuristic()
     }
 
+    /// Whether one of its branches is this participant's.
+    pub fn has_participant(&self, url: &ParticipantUrl) -> bool {
+        self.transaction.branches.iter().any(|branch| branch.participant == *url)
+    }
+
+    /// What the initiator says of it.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.transaction.metadata
+    }
+
+    /// Whether a call about it came with this key.
+    pub fn has_key(&self, text: &str) -> bool {
+        self.transaction.keys.iter().any(|key| *key.text == *text)
+    }
+
     /// How many branches it has.
     pub fn branches(&self) -> usize {
         self.transaction.branches.len()
@@ -141,7 +156,7 @@ struct TransactionJson<'a> {
     sequence: Option<u64>,
     heuristic: bool,
     reason: Option<&'a Reason>,
-    metadata: &'a std::collections::BTreeMap<String, String>,
+    metadata: &'a BTreeMap<String, String>,
     created_at: UnixMillis,
     deadline: UnixMillis,
     decided_at: Option<UnixMillis>,

@@ -72,6 +72,11 @@ impl Tables for Database {
         self.0.get_cf(self.table(table)?, key).map_err(failed("be read"))
     }
 
+    fn last(&self, table: Table, upto: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let mut rows = self.0.iterator_cf(self.table(table)?, IteratorMode::From(upto, Direction::Reverse));
+        Ok(rows.next().transpose().map_err(failed("be read"))?.map(|(key, _)| key.into_vec()))
+    }
+
     fn scan(&self, table: Table, from: &[u8], each: &mut Each<'_>) -> Result<(), Error> {
         for row in self.0.iterator_cf(self.table(table)?, IteratorMode::From(from, Direction::Forward)) {
             let (key, value) = row.map_err(failed("be read"))?;
@@ -109,7 +114,7 @@ fn tables() -> Vec<(&'static str, Options)> {
         options.set_write_buffer_size(WRITE_BUFFER_BYTES);
         options.set_compression_type(match table {
             Table::History => DBCompressionType::Lz4,
-            Table::Live | Table::Outcomes | Table::Meta => DBCompressionType::None,
+            Table::Live | Table::Outcomes | Table::Index | Table::Meta => DBCompressionType::None,
         });
         options
     };

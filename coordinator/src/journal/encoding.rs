@@ -19,18 +19,21 @@ pub(super) enum Table {
     Outcomes,
     /// Transaction → how it finished.
     History,
+    /// (tag, transaction) → nothing, of those in `history`.
+    Index,
     /// What belongs to the log as a whole.
     Meta,
 }
 
 impl Table {
-    pub(super) const ALL: [Self; 4] = [Self::Live, Self::Outcomes, Self::History, Self::Meta];
+    pub(super) const ALL: [Self; 5] = [Self::Live, Self::Outcomes, Self::History, Self::Index, Self::Meta];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Live => "live",
             Self::Outcomes => "outcomes",
             Self::History => "history",
+            Self::Index => "index",
             Self::Meta => "meta",
         }
     }

@@ -10,6 +10,7 @@ use super::{
     Entry, Error,
     chain::{Forced, Link, Tip},
     encoding::{self, Change, Table, Unreadable},
+    index::Tag,
 };
 use crate::transaction::Record;
 
@@ -40,6 +41,8 @@ impl Ledger {
                 changes.extend(
                     (0..transaction.records).map(|at| Change::Delete(Table::Live, encoding::live_key(*id, at))),
                 );
+                let tags = Tag::all(transaction).into_iter();
+                changes.extend(tags.map(|tag| Change::Put(Table::Index, tag.row(*id), vec![])));
                 changes.push(Change::Put(Table::History, encoding::history_key(*id), encode(&**transaction)?));
             }
             Entry::Superseded { epoch, told_by } => {

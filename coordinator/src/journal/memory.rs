@@ -12,9 +12,10 @@ use std::{
 use unanimous_sdk::protocol::{CoordinatorId, TransactionId, UnixMillis};
 
 use super::{
-    Entry, Error, Journal, Lsn, Progress, Recovered,
+    Entry, Error, Find, Journal, Lsn, Progress, Recovered,
     chain::Tip,
     encoding::{self, Change, Table},
+    index,
     ledger::Ledger,
     recovery::{self, Each, From, Identity, Tables},
 };
@@ -199,6 +200,11 @@ impl Journal for Memory {
         value.map(|value| encoding::decode(&value).map_err(Error::unreadable(Table::History, &key))).transpose()
     }
 
+    fn find(&self, find: &Find, each: &mut dyn FnMut(TransactionId, Transaction) -> bool) -> Result<(), Error> {
+        let kernel = self.lock().kernel.clone();
+        index::find(&kernel, find, each)
+    }
+
     fn close(&self) -> Result<(), Error> {
         let mut state = self.lock();
         if state.ended {
@@ -229,6 +235,11 @@ impl Rows {
 impl Tables for Rows {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         Ok(self.0.get(&(table, key.to_vec())).cloned())
+    }
+
+    fn last(&self, table: Table, upto: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let last = self.0.range(..=(table, upto.to_vec())).next_back();
+        Ok(last.filter(|((of, _), _)| *of == table).map(|((_, key), _)| key.clone()))
     }
 
     fn scan(&self, table: Table, from: &[u8], each: &mut Each<'_>) -> Result<(), Error> {

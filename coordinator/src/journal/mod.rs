@@ -19,6 +19,7 @@ mod database;
 mod encoding;
 mod error;
 mod folder;
+mod index;
 mod ledger;
 mod mark;
 pub mod memory;
@@ -32,7 +33,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use unanimous_sdk::protocol::{CoordinatorId, Epoch, TransactionId, UnixMillis};
 
-pub use self::{error::Error, memory::Memory, rocks::RocksDb, writer::Stats};
+pub use self::{error::Error, index::{Find, Tag}, memory::Memory, rocks::RocksDb, writer::Stats};
 pub use crate::transaction::Lsn;
 use crate::transaction::{Record, Transaction};
 
@@ -116,6 +117,9 @@ pub trait Journal: Send + Sync + 'static {
 
     /// How a finished transaction ended; None if the log doesn't know it as finished.
     fn finished(&self, id: TransactionId) -> Result<Option<Transaction>, Error>;
+
+    /// Gives `each` finished transactions that have these tags, newest first, until it wants no more.
+    fn find(&self, find: &Find, each: &mut dyn FnMut(TransactionId, Transaction) -> bool) -> Result<(), Error>;
 
     /// Makes everything durable, writes a checkpoint and ends. Nothing may be appended afterwards.
     fn close(&self) -> Result<(), Error>;

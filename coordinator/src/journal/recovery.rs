@@ -25,6 +25,9 @@ pub(super) type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), Error> + 'a;
 pub(super) trait Tables {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
 
+    /// The last key that is not above this one.
+    fn last(&self, table: Table, upto: &[u8]) -> Result<Option<Vec<u8>>, Error>;
+
     /// Gives `each` the rows from this key on, in the order of their keys.
     fn scan(&self, table: Table, from: &[u8], each: &mut Each<'_>) -> Result<(), Error>;
 }

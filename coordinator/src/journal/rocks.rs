@@ -12,10 +12,11 @@ use std::{
 use unanimous_sdk::protocol::{CoordinatorId, TransactionId, UnixMillis};
 
 use super::{
-    Entry, Error, Journal, Lsn, OnFatal, OnProgress, Recovered,
+    Entry, Error, Find, Journal, Lsn, OnFatal, OnProgress, Recovered,
     database::Database,
     encoding::{self, Table},
     folder::Folder,
+    index,
     ledger::Ledger,
     mark::Mark,
     recovery::{self, From, Tables},
@@ -124,6 +125,10 @@ impl Journal for RocksDb {
         let key = encoding::history_key(id);
         let value = self.database.get(Table::History, &key)?;
         value.map(|value| encoding::decode(&value).map_err(Error::unreadable(Table::History, &key))).transpose()
+    }
+
+    fn find(&self, find: &Find, each: &mut dyn FnMut(TransactionId, Transaction) -> bool) -> Result<(), Error> {
+        index::find(&*self.database, find, each)
     }
 
     fn close(&self) -> Result<(), Error> {

@@ -19,5 +19,5 @@ mod table;
 mod tests;
 
 pub use record::{Inconsistent, Lsn, Record};
-pub use state::{Branch, BranchState, Decided, Heard, Payload, Reason, ReasonCode, State, Transaction};
+pub use state::{Branch, BranchState, Decided, Heard, Key, KeyedCall, Payload, Reason, ReasonCode, State, Transaction};
 pub use step::{Barrier, Call, Command, Event, Log, NotAllowed, Step};

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use unanimous_sdk::protocol::Vote;
 
-use super::{Branch, BranchState, Transaction};
+use super::{Branch, BranchState, Key, Transaction};
 
 /// A place in this process's log: entries are numbered from 1 in the order they are appended. Zero is before them all,
 /// and what an earlier process wrote is durable before the first.
@@ -36,6 +36,8 @@ pub enum Record {
         /// What its participant said of it.
         detail: Option<String>,
     },
+    /// A call about it came with a key.
+    Keyed(Key),
 }
 
 impl Record {
@@ -45,9 +47,13 @@ impl Record {
     pub fn is_forced(&self) -> bool {
         match self {
             Self::Decided(transaction) => {
-                transaction.keyed || transaction.decided.as_ref().is_some_and(|decided| decided.sequence.is_some())
+                !transaction.keys.is_empty() || transaction.decided.as_ref().is_some_and(|decided| decided.sequence.is_some())
             }
-            Self::Begun(_) | Self::Enlisted(_) | Self::Voted { .. } | Self::Acknowledged { .. } => false,
+            Self::Begun(_)
+            | Self::Enlisted(_)
+            | Self::Voted { .. }
+            | Self::Acknowledged { .. }
+            | Self::Keyed(_) => false,
         }
     }
 }
@@ -66,6 +72,7 @@ impl Transaction {
             Record::Voted { branch, vote } => {
                 self.at(*branch)?.take(*vote);
             }
+            Record::Keyed(key) => self.keys.push(key.clone()),
             Record::Decided(whole) => {
                 if self.decided.is_some() {
                     return Err(Inconsistent("a transaction was decided twice"));

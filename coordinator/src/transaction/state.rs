@@ -161,6 +161,47 @@ pub struct Payload {
     pub digest: u128,
 }
 
+/// A call that came with an Idempotency-Key: a repeat is answered as the first was.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Key {
+    /// The key, as it was given.
+    pub text: Arc<str>,
+    /// The call's path in the transaction, and what answers a repeat.
+    pub call: KeyedCall,
+    /// A digest of the body's canonical form.
+    pub body: u128,
+}
+
+/// What a key came with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum KeyedCall {
+    Begin,
+    Enlist {
+        /// The branch it enlisted.
+        branch: BranchName,
+        /// False: the branch was there already.
+        new: bool,
+    },
+    Vote(BranchName),
+    Commit,
+    Abort,
+}
+
+impl KeyedCall {
+    /// Whether two calls have the same method and path, which is what a key is scoped to.
+    pub fn same_path(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Begin, Self::Begin)
+            | (Self::Enlist { .. }, Self::Enlist { .. })
+            | (Self::Commit, Self::Commit)
+            | (Self::Abort, Self::Abort) => true,
+            (Self::Vote(one), Self::Vote(other)) => one == other,
+            (Self::Begin | Self::Enlist { .. } | Self::Vote(_) | Self::Commit | Self::Abort, _) => false,
+        }
+    }
+}
+
 /// One participant's share of a transaction.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Branch {
@@ -220,8 +261,9 @@ pub struct Transaction {
     pub deadline: UnixMillis,
     /// When the last branch had ended.
     pub finished_at: Option<UnixMillis>,
-    /// Whether it came with an Idempotency-Key: then also what changes nothing is decided by a forced write.
-    pub keyed: bool,
+    /// The Idempotency-Keys that came with the calls about it. If there are any, also what changes nothing is decided by
+    /// a forced write: who repeats the call must find it again.
+    pub keys: Vec<Key>,
     /// How many records it has in the log.
     pub records: u32,
 }
@@ -230,6 +272,16 @@ impl Transaction {
     /// Whether a branch ended against the decision, or nobody knows how.
     pub fn is_heuristic(&self) -> bool {
         self.branches.iter().any(|branch| branch.state.is_heuristic())
+    }
+
+    /// The key of the call that began it.
+    pub fn begun_under(&self) -> Option<Arc<str>> {
+        self.keys.iter().find(|key| key.call == KeyedCall::Begin).map(|key| Arc::clone(&key.text))
+    }
+
+    /// What is bound to this key on this path.
+    pub fn key(&self, text: &str, call: &KeyedCall) -> Option<&Key> {
+        self.keys.iter().find(|key| *key.text == *text && key.call.same_path(call))
     }
 
     /// The branch of this name, and its place.

@@ -9,7 +9,7 @@ use unanimous_sdk::protocol::{
     AbortAnswer, BranchName, CommitAnswer, Decision, ParticipantUrl, PrepareAnswer, UnixMillis, Vote,
 };
 
-use super::{Branch, BranchState, Decided, Heard, Lsn, Payload, Reason, ReasonCode, Record, State, Transaction};
+use super::{Branch, BranchState, Decided, Heard, Key, Lsn, Payload, Reason, ReasonCode, Record, State, Transaction};
 
 /// The longest text of a participant that is kept, in bytes.
 const MAX_DETAIL: usize = 1024;
@@ -170,7 +170,7 @@ impl Transaction {
     pub fn begin(
         metadata: BTreeMap<String, String>,
         deadline: UnixMillis,
-        keyed: bool,
+        keys: Vec<Key>,
         branches: Vec<(Option<BranchName>, ParticipantUrl, Option<Payload>)>,
         created_at: UnixMillis,
         log: &mut Log,
@@ -195,7 +195,7 @@ impl Transaction {
             created_at,
             deadline,
             finished_at: None,
-            keyed,
+            keys,
             records: 1,
         };
         let append = Command::Append(log.take(), Record::Begun(transaction.without_payloads()));
@@ -241,6 +241,13 @@ impl Transaction {
                 self.acknowledged(at, BranchState::Aborting, end, detail, log)
             }
         }
+    }
+
+    /// Binds a call's key to what has come of it. It is as durable as the next decision.
+    pub fn bind(&mut self, key: Key, log: &mut Log) -> Command {
+        let mut commands = vec![];
+        self.record(Record::Keyed(key), log, &mut commands);
+        commands.remove(0)
     }
 
     fn enlist(
@@ -480,7 +487,7 @@ impl Transaction {
     /// How far the log must have come before anybody outside may know the decision, if there is one.
     pub fn known_after(&self) -> Barrier {
         match &self.decided {
-            Some(decided) if decided.sequence.is_some() || self.keyed => Barrier::durable(decided.lsn),
+            Some(decided) if decided.sequence.is_some() || !self.keys.is_empty() => Barrier::durable(decided.lsn),
             Some(decided) => Barrier::written(decided.lsn),
             None => Barrier::NONE,
         }
@@ -511,7 +518,7 @@ impl Transaction {
 
     fn without_payloads(&self) -> Self {
         let branches = self.branches.iter().map(Branch::without_payload).collect();
-        Self { branches, metadata: Arc::clone(&self.metadata), decided: None, ..*self }
+        Self { branches, ..self.clone() }
     }
 }
 

@@ -140,6 +140,7 @@ fn command(transaction: &Transaction, command: &Command) -> String {
                 Record::Acknowledged { branch, state, .. } => {
                     format!("acknowledged {}: {state:?}", transaction.branches[*branch as usize].name)
                 }
+                Record::Keyed(key) => format!("keyed {}", key.text),
             };
             format!("{how} #{} {what}", lsn.0)
         }

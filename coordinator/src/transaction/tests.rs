@@ -9,7 +9,7 @@ use unanimous_sdk::protocol::{
 };
 
 use super::{
-    Barrier, BranchState, Call, Command, Event, Heard, Log, Lsn, NotAllowed, Payload, Reason, ReasonCode, Record, State,
+    Barrier, BranchState, Call, Command, Event, Heard, Key, KeyedCall, Log, Lsn, NotAllowed, Payload, Reason, ReasonCode, Record, State,
     Step, Transaction,
 };
 
@@ -39,7 +39,7 @@ pub(super) fn voted(branch: &str, vote: Vote) -> Event {
 
 pub(super) fn begun(branches: &[&str]) -> Transaction {
     let branches = branches.iter().map(|b| (Some(name(b)), url(b), None)).collect();
-    Transaction::begin(BTreeMap::new(), UnixMillis(31_000), false, branches, UnixMillis(1000), &mut log()).unwrap().0
+    Transaction::begin(BTreeMap::new(), UnixMillis(31_000), vec![], branches, UnixMillis(1000), &mut log()).unwrap().0
 }
 
 pub(super) fn fed(mut transaction: Transaction, events: impl IntoIterator<Item = Event>) -> Transaction {
@@ -126,7 +126,9 @@ fn what_changed_nothing_has_no_sequence_and_no_forced_write_unless_a_key_came_wi
         (true, vec!["a", "b"], read_only.to_vec(), Event::Commit),
     ] {
         let mut transaction = fed(begun(&branches), votes);
-        transaction.keyed = keyed;
+        if keyed {
+            transaction.bind(Key { text: "k".into(), call: KeyedCall::Commit, body: 1 }, &mut log());
+        }
         let commands = step(&mut transaction, last);
         let Some(Command::Append(_, record)) = commands.first() else { panic!() };
         assert_eq!(record.is_forced(), keyed);
@@ -165,11 +167,11 @@ fn the_reason_at_the_deadline_is_what_was_last_heard_of_the_first_missing_branch
 #[test]
 fn branches_without_a_name_get_their_number_or_the_next_that_is_free() {
     let branches = vec![(Some(name("2")), url("x"), None), (None, url("y"), None), (None, url("z"), None)];
-    let made = Transaction::begin(BTreeMap::new(), UnixMillis(0), false, branches, UnixMillis(0), &mut log()).unwrap().0;
+    let made = Transaction::begin(BTreeMap::new(), UnixMillis(0), vec![], branches, UnixMillis(0), &mut log()).unwrap().0;
     let names: Vec<_> = made.branches.iter().map(|b| b.name.as_str().to_owned()).collect();
     assert_eq!(names, ["2", "3", "4"]);
     let twice = vec![(Some(name("a")), url("x"), None), (Some(name("a")), url("x"), None)];
-    let refused = Transaction::begin(BTreeMap::new(), UnixMillis(0), false, twice, UnixMillis(0), &mut log());
+    let refused = Transaction::begin(BTreeMap::new(), UnixMillis(0), vec![], twice, UnixMillis(0), &mut log());
     assert!(matches!(refused, Err(NotAllowed::BranchConflict(_))));
 }
 
@@ -179,7 +181,7 @@ fn payloads_leave_with_the_vote_and_are_never_in_a_record() {
     let payload = Payload { text: text.into(), digest: 7 };
     let branches = vec![(Some(name("a")), url("a"), Some(payload.clone())), (Some(name("b")), url("b"), Some(payload))];
     let (mut transaction, commands) =
-        Transaction::begin(BTreeMap::new(), UnixMillis(9), false, branches, UnixMillis(0), &mut log()).unwrap();
+        Transaction::begin(BTreeMap::new(), UnixMillis(9), vec![], branches, UnixMillis(0), &mut log()).unwrap();
     let Some(Command::Append(_, Record::Begun(logged))) = commands.first() else { panic!() };
     assert!(logged.branches.iter().all(|branch| branch.payload.is_none() && branch.payload_digest == Some(7)));
     step(&mut transaction, Event::Commit);
@@ -231,7 +233,7 @@ proptest! {
     fn whatever_happens_the_log_gives_the_same_transaction_back(events in proptest::collection::vec(any_event(), 0..40)) {
         let mut log = log();
         let (mut transaction, commands) =
-            Transaction::begin(BTreeMap::new(), UnixMillis(9), false, vec![], UnixMillis(0), &mut log).unwrap();
+            Transaction::begin(BTreeMap::new(), UnixMillis(9), vec![], vec![], UnixMillis(0), &mut log).unwrap();
         let mut records = vec![];
         let mut keep = |commands: Vec<Command>| {
             records.extend(commands.into_iter().filter_map(|command| match command {

@@ -30,6 +30,14 @@ impl UnixMillis {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// Reads an RFC 3339 time, and takes what lies between two milliseconds for the later; None for anything else. What
+    /// lies before 1970 is taken for its beginning.
+    pub fn parse_up(text: &str) -> Option<Self> {
+        let at: jiff::Timestamp = text.parse().ok()?;
+        let nanos = u128::try_from(at.as_nanosecond()).unwrap_or(0);
+        u64::try_from(nanos.div_ceil(1_000_000)).ok().map(Self)
+    }
+
     /// Reads an RFC 3339 time; None for anything else, and for what lies before 1970.
     pub fn parse(text: &str) -> Option<Self> {
         let at: jiff::Timestamp = text.parse().ok()?;

@@ -79,7 +79,7 @@ fn begun(n: u64) -> Transaction {
         created_at: NOW,
         deadline: NOW,
         finished_at: None,
-        keyed: false,
+        keys: vec![],
         records: 0,
     }
 }

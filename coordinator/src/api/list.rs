@@ -1,0 +1,98 @@
+//! Listing transactions, PROTOCOL §3.
+
+use axum::{
+    Json,
+    extract::{RawQuery, State},
+};
+use serde::{Deserialize, de::IntoDeserializer};
+use serde_json::{Value, json};
+use unanimous_sdk::protocol::{ParticipantUrl, Problem, ProblemType, TransactionId, UnixMillis};
+use url::form_urlencoded;
+use uuid::Uuid;
+
+use super::{
+    App,
+    problem::{Failure, plain},
+};
+use crate::engine::Filter;
+
+const DEFAULT_LIMIT: usize = 50;
+const MOST: usize = 1_000;
+
+pub(super) async fn list(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Json<Value>, Failure> {
+    let service = app.service()?.clone();
+    let (filter, limit) = read(query.as_deref().unwrap_or_default())?;
+    // It may read much of the log.
+    let listed = tokio::task::spawn_blocking(move || service.list(&filter, limit)).await;
+    let (items, more) = match listed {
+        Ok(listed) => listed.map_err(|refused| plain(refused.why))?,
+        Err(error) => return Err(Problem::new(ProblemType::NotReady, format!("the list was cut off: {error}")).into()),
+    };
+    let next = items.last().filter(|_| more).map(|last| last.id());
+    Ok(Json(json!({ "items": items, "next_cursor": next })))
+}
+
+fn malformed(field: &str, why: impl std::fmt::Display) -> Problem {
+    Problem::new(ProblemType::Malformed, format!("`{field}`: {why}"))
+}
+
+/// Reads the query; what isn't known, or stands twice where it can't, is refused.
+fn read(query: &str) -> Result<(Filter, usize), Problem> {
+    let mut filter = Filter::default();
+    let mut limit = DEFAULT_LIMIT;
+    let mut cursor: Option<TransactionId> = None;
+    let mut seen = std::collections::BTreeSet::new();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if name != "participant" && !seen.insert(name.clone().into_owned()) {
+            return Err(malformed(&name, "it stands twice"));
+        }
+        match &*name {
+            "state" => {
+                for state in value.split(',') {
+                    let read: Result<_, serde::de::value::Error> = Deserialize::deserialize(state.into_deserializer());
+                    filter.states.push(read.map_err(|error| malformed("state", error))?);
+                }
+            }
+            "heuristic" => {
+                filter.heuristic = Some(value.parse().map_err(|_| malformed("heuristic", "it is true or false"))?);
+            }
+            "participant" => {
+                filter.participants.push(value.parse::<ParticipantUrl>().map_err(|error| malformed("participant", error))?);
+            }
+            "idempotency_key" => filter.key = Some(value.into_owned()),
+            "since" => filter.since = Some(time("since", &value)?),
+            "until" => filter.before = Some(time("until", &value)?),
+            "limit" => limit = read_limit(&value)?,
+            "cursor" => cursor = Some(value.parse().map_err(|_| malformed("cursor", "it is not one that was given"))?),
+            other => match other.strip_prefix("metadata.") {
+                Some(key) => {
+                    filter.metadata.insert(key.to_owned(), value.into_owned());
+                }
+                None => return Err(malformed(other, "there is no such parameter")),
+            },
+        }
+    }
+    filter.before = match (filter.before, cursor) {
+        (Some(until), Some(cursor)) => Some(until.min(cursor)),
+        (until, cursor) => until.or(cursor),
+    };
+    Ok((filter, limit))
+}
+
+fn read_limit(text: &str) -> Result<usize, Problem> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(malformed("limit", format!("it is a number from 1 to {MOST}")));
+    }
+    match text.parse() {
+        Ok(limit) if (1..=MOST).contains(&limit) => Ok(limit),
+        Ok(_) | Err(_) => Err(Problem::new(ProblemType::Invalid, format!("`limit` is {text}; it is 1 to {MOST}"))),
+    }
+}
+
+/// The lowest id that a transaction begun at this time can have. Ids know milliseconds: what lies between two of them
+/// counts as the later.
+fn time(field: &str, text: &str) -> Result<TransactionId, Problem> {
+    let wrong = || malformed(field, "it is an RFC 3339 time such as 2026-01-31T12:00:00Z");
+    let UnixMillis(ms) = UnixMillis::parse_up(text).ok_or_else(wrong)?;
+    Ok(TransactionId::from_uuid(Uuid::from_u128(u128::from(ms.min((1 << 48) - 1)) << 80)))
+}

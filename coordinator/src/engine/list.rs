@@ -1,0 +1,109 @@
+//! Listing transactions, newest first: those that are live from the engine, those that have finished from the log.
+//!
+//! Always true: a page has no gaps and no repeats, whatever begins and ends meanwhile: order is by id, which never changes,
+//! and the live ones are read first, so that one that finishes in between is found in the log.
+
+use std::collections::BTreeMap;
+
+use unanimous_sdk::protocol::{ParticipantUrl, TransactionId};
+
+use super::{Engine, Refusal, Refused, Service, View};
+use crate::{
+    journal::{Find, Tag},
+    transaction::State,
+};
+
+/// How many live transactions are looked at before others get their turn with the engine.
+const AT_ONCE: usize = 1_000;
+
+/// Which transactions are wanted; all that is given must fit.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// In one of these states, if there are any.
+    pub states: Vec<State>,
+    /// Whether a branch ended against the decision, or nobody knows how.
+    pub heuristic: Option<bool>,
+    /// A branch of each of these participants.
+    pub participants: Vec<ParticipantUrl>,
+    /// These metadata.
+    pub metadata: BTreeMap<String, String>,
+    /// A call about it came with this key.
+    pub key: Option<String>,
+    /// Begun then or later: the lowest id of that time.
+    pub since: Option<TransactionId>,
+    /// Begun earlier: the lowest id of that time; and below the last of the page before.
+    pub before: Option<TransactionId>,
+}
+
+impl Filter {
+    fn fits(&self, view: &View) -> bool {
+        (self.states.is_empty() || self.states.contains(&view.state()))
+            && self.heuristic.is_none_or(|wanted| wanted == view.is_heuristic())
+            && self.participants.iter().all(|wanted| view.has_participant(wanted))
+            && self.metadata.iter().all(|(key, value)| view.metadata().get(key) == Some(value))
+            && self.key.as_ref().is_none_or(|key| view.has_key(key))
+    }
+
+    /// What the log finds them by.
+    fn find(&self) -> Find {
+        let mut groups = vec![];
+        if !self.states.is_empty() {
+            let finished = self.states.iter().filter(|state| state.is_finished());
+            groups.push(finished.map(|state| Tag::state(*state)).collect());
+        }
+        groups.extend((self.heuristic == Some(true)).then(|| vec![Tag::heuristic()]));
+        groups.extend(self.participants.iter().map(|participant| vec![Tag::participant(participant)]));
+        groups.extend(self.metadata.iter().map(|(key, value)| vec![Tag::metadata(key, value)]));
+        groups.extend(self.key.iter().map(|key| vec![Tag::key(key)]));
+        Find { before: self.before, since: self.since, groups }
+    }
+}
+
+impl Engine {
+    /// Live transactions below an id, newest first, that fit: at most `most` of the next so many; and from where to go on.
+    fn list_some(&self, filter: &Filter, below: Option<TransactionId>, most: usize) -> (Vec<View>, Option<TransactionId>) {
+        let mut found = vec![];
+        let mut last = None;
+        for id in self.horizon.below(below).take(AT_ONCE) {
+            if found.len() == most || filter.since.is_some_and(|since| id < since) {
+                return (found, None);
+            }
+            last = Some(id);
+            found.extend(self.view(id).filter(|view| filter.fits(view)));
+        }
+        (found, last)
+    }
+}
+
+impl Service {
+    /// The newest transactions that fit, at most `most`; and whether there are more.
+    pub fn list(&self, filter: &Filter, most: usize) -> Result<(Vec<View>, bool), Refused> {
+        let wanted = most + 1;
+        let mut found: BTreeMap<TransactionId, View> = BTreeMap::new();
+        let mut below = filter.before;
+        loop {
+            let (some, next) = self.with(|engine, _| engine.list_some(filter, below, wanted - found.len()));
+            found.extend(some.into_iter().map(|view| (view.id(), view)));
+            below = next;
+            if next.is_none() || found.len() >= wanted {
+                break;
+            }
+        }
+        let mut finished = 0;
+        let unreadable = |error: crate::journal::Error| Refused::new(Refusal::Unreadable(error.to_string()));
+        let each = &mut |id, transaction| {
+            let view = View::of_finished(id, transaction);
+            if filter.fits(&view) {
+                finished += 1;
+                found.insert(id, view);
+            } else {
+                // It has finished since it was seen live, and fits no more.
+                found.remove(&id);
+            }
+            finished < wanted
+        };
+        self.0.journal.find(&filter.find(), each).map_err(unreadable)?;
+        let more = found.len() > most;
+        Ok((found.into_values().rev().take(most).collect(), more))
+    }
+}

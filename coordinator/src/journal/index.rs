@@ -1,0 +1,153 @@
+//! Finding finished transactions: by what they have, newest first, without reading those that don't have it.
+//!
+//! Always true: a tag's rows are in order of the transactions' ids; a transaction has rows for all its tags or none,
+//! because they are written in the batch that keeps it. Tags are digests: whoever finds one compares the transaction.
+
+use unanimous_sdk::protocol::{ParticipantUrl, TransactionId};
+use uuid::Uuid;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{
+    Error,
+    encoding::{self, Table},
+    recovery::Tables,
+};
+use crate::transaction::{State, Transaction};
+
+/// Something that transactions are found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tag([u8; 8]);
+
+impl Tag {
+    fn of(kind: u8, parts: &[&str]) -> Self {
+        let mut text = vec![kind];
+        for part in parts {
+            text.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            text.extend_from_slice(part.as_bytes());
+        }
+        Self(xxh3_64(&text).to_be_bytes())
+    }
+
+    /// One of its branches is this participant's.
+    pub fn participant(url: &ParticipantUrl) -> Self {
+        Self::of(1, &[url.as_str()])
+    }
+
+    /// Its metadata have this value under this key.
+    pub fn metadata(key: &str, value: &str) -> Self {
+        Self::of(2, &[key, value])
+    }
+
+    /// It ended so.
+    pub fn state(state: State) -> Self {
+        Self::of(3, &[if state == State::Committed { "committed" } else { "aborted" }])
+    }
+
+    /// A branch ended against the decision, or nobody knows how.
+    pub fn heuristic() -> Self {
+        Self::of(4, &[])
+    }
+
+    /// A call about it came with this Idempotency-Key.
+    pub fn key(text: &str) -> Self {
+        Self::of(5, &[text])
+    }
+
+    /// All that a transaction is found by.
+    pub(super) fn all(transaction: &Transaction) -> Vec<Self> {
+        let mut tags = vec![Self::state(transaction.state)];
+        tags.extend(transaction.is_heuristic().then(Self::heuristic));
+        tags.extend(transaction.branches.iter().map(|branch| Self::participant(&branch.participant)));
+        tags.extend(transaction.metadata.iter().map(|(key, value)| Self::metadata(key, value)));
+        tags.extend(transaction.keys.iter().map(|key| Self::key(&key.text)));
+        tags.sort_unstable_by_key(|tag| tag.0);
+        tags.dedup();
+        tags
+    }
+
+    /// The index's key for a transaction that has it.
+    pub(super) fn row(self, id: TransactionId) -> Vec<u8> {
+        [&self.0[..], id.uuid().as_bytes()].concat()
+    }
+}
+
+/// Which finished transactions are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct Find {
+    /// Only ids below this one.
+    pub before: Option<TransactionId>,
+    /// Only ids from this one on.
+    pub since: Option<TransactionId>,
+    /// Of each group they have at least one.
+    pub groups: Vec<Vec<Tag>>,
+}
+
+/// Gives `each` the transactions, newest first, until it wants no more.
+pub(super) fn find(
+    tables: &impl Tables,
+    find: &Find,
+    each: &mut dyn FnMut(TransactionId, Transaction) -> bool,
+) -> Result<(), Error> {
+    // Exclusive; one past the highest id if there is no bound.
+    let mut before = find.before.map(|id| id.uuid().as_u128());
+    loop {
+        let Some(id) = last_common(tables, &find.groups, before)? else { return Ok(()) };
+        if find.since.is_some_and(|since| id < since) {
+            return Ok(());
+        }
+        before = Some(id.uuid().as_u128());
+        let key = encoding::history_key(id);
+        if let Some(value) = tables.get(Table::History, &key)? {
+            let transaction = encoding::decode(&value).map_err(Error::unreadable(Table::History, &key))?;
+            if !each(id, transaction) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The highest id below the bound that every group has.
+fn last_common(
+    tables: &impl Tables,
+    groups: &[Vec<Tag>],
+    mut before: Option<u128>,
+) -> Result<Option<TransactionId>, Error> {
+    if groups.is_empty() {
+        return last(tables, Table::History, &[], before);
+    }
+    loop {
+        let (mut lowest, mut highest) = (None, None);
+        for group in groups {
+            let mut newest = None;
+            for tag in group {
+                newest = newest.max(last(tables, Table::Index, &tag.0, before)?);
+            }
+            let Some(newest) = newest else { return Ok(None) };
+            lowest = Some(lowest.unwrap_or(newest).min(newest));
+            highest = Some(highest.unwrap_or(newest).max(newest));
+        }
+        match lowest {
+            Some(id) if lowest == highest => return Ok(Some(id)),
+            // None of them is above the lowest: that one itself is still possible.
+            Some(id) => before = Some(id.uuid().as_u128().saturating_add(1)),
+            None => return Ok(None),
+        }
+    }
+}
+
+/// The highest id below the bound among the rows that begin with this.
+fn last(
+    tables: &impl Tables,
+    table: Table,
+    head: &[u8],
+    before: Option<u128>,
+) -> Result<Option<TransactionId>, Error> {
+    let bound = match before {
+        Some(0) => return Ok(None),
+        Some(before) => (before - 1).to_be_bytes(),
+        None => [0xff; 16],
+    };
+    let Some(row) = tables.last(table, &[head, &bound].concat())? else { return Ok(None) };
+    let id = row.strip_prefix(head).and_then(|id| <[u8; 16]>::try_from(id).ok());
+    Ok(id.map(|id| TransactionId::from_uuid(Uuid::from_bytes(id))))
+}
