@@ -13,6 +13,7 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod journal;
+pub mod metrics;
 pub mod serve;
 pub mod telemetry;
 pub mod transaction;

@@ -5,7 +5,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
 
@@ -21,6 +21,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::Semaphore,
+    task::{JoinError, JoinHandle},
 };
 use tracing::{debug, error, info, warn};
 
@@ -41,8 +42,8 @@ const CLOSE: Duration = Duration::from_secs(2);
 /// How long a client may take to send its headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most connections at once; more wait to be accepted.
-const MOST_CONNECTIONS: usize = 10_000;
+/// How often the histograms are summed up.
+const SUM_UP: Duration = Duration::from_secs(5);
 
 /// Why the coordinator could not run.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +60,7 @@ pub enum Error {
     #[error("signals can't be received: {0}")]
     Signals(std::io::Error),
     #[error("the thread that opens the log has ended: {0}")]
-    Opening(tokio::task::JoinError),
+    Opening(JoinError),
 }
 
 /// A coordinator that runs in this process.
@@ -70,6 +71,7 @@ pub struct Running {
     service: Service,
     journal: Arc<RocksDb>,
     server: Server,
+    summing_up: JoinHandle<()>,
 }
 
 /// Starts a coordinator, loads its log and serves. Needs a tokio runtime.
@@ -81,9 +83,9 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
     let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
     let url = config.url(address).map_err(Error::Config)?;
-    let limits = Limits { undecided: config.max_undecided, ..Limits::default() };
+    let limits = Limits { undecided: config.max_undecided, branches: config.max_branches };
     let app = App::new(AllowList(config.allow_participants), limits);
-    let server = Server::start(listener, api::router(app.clone()));
+    let server = Server::start(listener, api::router(app.clone()), config.max_connections);
     info!(%address, data_dir = %config.data_dir.display(), "loading the log");
 
     let opening = tokio::task::spawn_blocking({
@@ -95,10 +97,15 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
     let engine = Engine::new(clock.now(), recovered, url, limits, rand::rng().random());
     let coordinator = engine.coordinator();
     let slot = Arc::new(OnceLock::<Service>::new());
+    // Not held by what the log itself holds: it could never be dropped.
+    let opened_log = Arc::new(OnceLock::<Weak<RocksDb>>::new());
     let on_progress = {
-        let slot = Arc::clone(&slot);
+        let (slot, log) = (Arc::clone(&slot), Arc::clone(&opened_log));
         move |progress| {
             if let Some(service) = slot.get() {
+                if let Some(log) = log.get().and_then(Weak::upgrade) {
+                    service.metrics().logged(log.stats());
+                }
                 service.progress(progress);
             }
         }
@@ -111,14 +118,17 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
     let log: Arc<dyn Journal> = Arc::<RocksDb>::clone(&journal);
     let service = Service::new(engine, log, Http::new(coordinator.clone())?, clock);
     // Before anything is appended: no progress may be missed.
+    let _ = opened_log.set(Arc::downgrade(&journal));
     let _ = slot.set(service.clone());
     service.start();
+    service.metrics().recovered(began.elapsed());
+    let summing_up = tokio::spawn(sum_up(service.clone()));
     app.ready(service.clone());
     info!(
         id = %coordinator.id, epoch = %coordinator.epoch, url = coordinator.url, unfinished,
         ms = began.elapsed().as_millis(), "ready"
     );
-    Ok(Running { address, app, service, journal, server })
+    Ok(Running { address, app, service, journal, server, summing_up })
 }
 
 impl Running {
@@ -132,6 +142,8 @@ impl Running {
         self.app.end();
         drain(&self.service).await;
         self.server.stop().await;
+        self.summing_up.abort();
+        self.service.end();
         let unfinished = self.service.with(|engine, _| engine.live());
         let journal = self.journal;
         tokio::task::spawn_blocking(move || journal.close()).await.map_err(Error::Opening)??;
@@ -167,6 +179,13 @@ async fn drain(service: &Service) {
     service.with(|engine, _| engine.release_waiters());
 }
 
+async fn sum_up(service: Service) {
+    loop {
+        tokio::time::sleep(SUM_UP).await;
+        service.metrics().sum_up();
+    }
+}
+
 /// SIGTERM and SIGINT.
 struct Signals(Signal, Signal);
 
@@ -186,13 +205,13 @@ impl Signals {
 /// The HTTP server.
 struct Server {
     connections: Arc<GracefulShutdown>,
-    accepting: tokio::task::JoinHandle<()>,
+    accepting: JoinHandle<()>,
 }
 
 impl Server {
-    fn start(listener: TcpListener, router: Router) -> Self {
+    fn start(listener: TcpListener, router: Router, most_connections: usize) -> Self {
         let connections = Arc::new(GracefulShutdown::new());
-        let accepting = tokio::spawn(accept(listener, router, Arc::clone(&connections)));
+        let accepting = tokio::spawn(accept(listener, router, Arc::clone(&connections), most_connections));
         Self { connections, accepting }
     }
 
@@ -209,8 +228,9 @@ impl Server {
     }
 }
 
-async fn accept(listener: TcpListener, router: Router, connections: Arc<GracefulShutdown>) {
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+/// At most so many connections at once; more wait to be accepted.
+async fn accept(listener: TcpListener, router: Router, connections: Arc<GracefulShutdown>, most: usize) {
+    let places = Arc::new(Semaphore::new(most));
     let service = TowerToHyperService::new(router);
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };

@@ -99,7 +99,7 @@ async fn open_accounts(store: &KvStore, accounts: usize, balance: i64) -> Result
 
 /// `GET /accounts`: what each account holds.
 async fn accounts(State(store): State<KvStore>) -> Result<Json<Accounts>, (StatusCode, String)> {
-    let rows: Vec<(Vec<u8>, i64)> = store.scan(key("")).map_err(failed)?;
+    let rows: Vec<(Vec<u8>, i64)> = store.scan(key("")).map_err(|error| failed(&error))?;
     let prefix = key("").len();
     let accounts = rows.into_iter().map(|(key, cents)| {
         let account = String::from_utf8_lossy(&key[prefix..]).into_owned();
@@ -110,7 +110,7 @@ async fn accounts(State(store): State<KvStore>) -> Result<Json<Accounts>, (Statu
 
 /// `GET /balance/total`: what they hold together.
 async fn total(State(store): State<KvStore>) -> Result<Json<Total>, (StatusCode, String)> {
-    let rows: Vec<(Vec<u8>, i64)> = store.scan(key("")).map_err(failed)?;
+    let rows: Vec<(Vec<u8>, i64)> = store.scan(key("")).map_err(|error| failed(&error))?;
     Ok(Json(Total { cents: rows.into_iter().map(|(_, cents)| cents).sum() }))
 }
 

@@ -64,7 +64,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
 }
 
 fn sum(store: &KvStore) -> Result<i64, (StatusCode, String)> {
-    let lines: Vec<(Vec<u8>, i64)> = store.scan(LINES).map_err(failed)?;
+    let lines: Vec<(Vec<u8>, i64)> = store.scan(LINES).map_err(|error| failed(&error))?;
     Ok(lines.into_iter().map(|(_, cents)| cents).sum())
 }
 

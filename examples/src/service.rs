@@ -26,24 +26,24 @@ pub struct Listen {
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// A page that can't be shown, because the store can't be read.
-pub fn failed(error: store::Error) -> (StatusCode, String) {
+pub fn failed(error: &store::Error) -> (StatusCode, String) {
     (StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }
 
 /// How long calls that are under way may take after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT. Says on standard error where: with port 0 the system picks one.
 ///
 /// Errors: the address can't be listened on.
 pub async fn serve(name: &str, listen: SocketAddr, router: Router) -> Result<(), Error> {
     let listener = TcpListener::bind(listen).await.map_err(|error| format!("cannot listen on {listen}: {error}"))?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tracing::info!("{name} serves at http://{}", listener.local_addr()?);
     let (ending, told) = oneshot::channel::<()>();
     let server = axum::serve(listener, router).with_graceful_shutdown(async {
         let _ = told.await;
     });
-    tracing::info!("{name} serves at http://{listen}");
     let signalled = async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -54,7 +54,7 @@ pub async fn serve(name: &str, listen: SocketAddr, router: Router) -> Result<(),
         tokio::time::sleep(DRAIN).await;
     };
     tokio::select! {
-        served = server => served?,
+        ended = server => ended?,
         () = signalled => {}
     }
     tracing::info!("{name} ends");
@@ -64,7 +64,12 @@ pub async fn serve(name: &str, listen: SocketAddr, router: Router) -> Result<(),
 /// Runs a service's whole life, with its log on standard error; `RUST_LOG` filters it.
 pub fn main(name: &str, run: impl Future<Output = Result<(), Error>>) -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .init();
     let ended = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime.block_on(run),
         Err(error) => Err(error.into()),

@@ -334,7 +334,7 @@ async fn who_is_in_doubt_asks_until_it_is_told_and_obeys() {
     // Nothing but a 200 of the branch's own coordinator is an answer.
     let mut stranger = decided("commit", 2);
     stranger.1["coordinator"]["id"] = "00000000-0000-4000-8000-000000000000".into();
-    fake.answer([
+    fake.decide([
         (503, json!({ "type": "/problems/not-ready" })),
         (404, json!({ "type": "/problems/unknown-transaction" })),
         (409, json!({ "type": "/problems/not-my-log" })),
@@ -361,7 +361,7 @@ async fn who_is_in_doubt_asks_until_it_is_told_and_obeys() {
 #[tokio::test]
 async fn who_is_in_doubt_takes_a_presumed_abort() {
     let (_folder, served, fake) = doubtful().await;
-    fake.answer([decided("abort", 2)]);
+    fake.decide([decided("abort", 2)]);
     assert_eq!(served.prepare(1, "alice", -30).await, prepared());
     until("it is in doubt no more", || served.service.in_doubt() == 0).await;
     until("its key is free", || served.bank().aborts.load(Ordering::SeqCst) == 1).await;
@@ -372,12 +372,12 @@ async fn who_is_in_doubt_takes_a_presumed_abort() {
 #[tokio::test]
 async fn what_was_in_doubt_at_a_kill_is_asked_about_at_the_next_start() {
     let (folder, served, fake) = doubtful().await;
-    fake.answer([decided("pending", 2)]);
+    fake.decide([decided("pending", 2)]);
     assert_eq!(served.prepare(1, "alice", -30).await, prepared());
     until("it has asked", || !fake.asked().is_empty()).await;
     served.stop().await;
     let store = reopen(folder.path()).await;
-    fake.answer([decided("commit", 2)]);
+    fake.decide([decided("commit", 2)]);
     // However long its patience is for new ones.
     let served = Served::start(store).await;
     until("it obeys", || served.balance("alice") == Some(70)).await;
@@ -390,14 +390,15 @@ async fn a_service_that_is_called_in_a_transaction_enlists_itself_and_votes_unas
     let enlisted = json!({ "branch": "b", "deadline": "2100-01-01T00:00:00Z", "remaining_ms": 60_000, "coordinator": coordinator });
     // The coordinator has restarted between the two: the vote counts under the new epoch only.
     let stale = (412, json!({ "type": "/problems/stale-epoch", "status": 412, "epoch": epoch(3) }));
-    fake.answer([(201, enlisted), stale, (200, json!({})), decided("commit", 3)]);
+    fake.answer([(201, enlisted), stale, (200, json!({}))]);
+    fake.decide([decided("pending", 2), decided("commit", 3)]);
     let url = format!("{}/v1/transactions/{}", served.coordinator, transaction(7));
     let mut branch = served.service.join(&url).await.unwrap();
     let name = branch.branch().clone();
     branch.work().put("alice", &1i64).await.unwrap();
     branch.prepared().await.unwrap();
     until("it obeys", || served.balance("alice") == Some(1)).await;
-    let asked = fake.asked();
+    let asked: Vec<_> = fake.asked().into_iter().filter(|asked| asked.starts_with("POST")).collect();
     assert!(asked[0].starts_with(&format!("POST /v1/transactions/{}/branches ", transaction(7))), "{asked:?}");
     assert!(asked[0].contains(&served.url) && asked[0].contains(name.as_str()), "{asked:?}");
     let vote = format!("POST /v1/transactions/{}/branches/{name}/vote ", transaction(7));
@@ -435,7 +436,8 @@ async fn held_work_is_voted_for_when_the_coordinator_asks() {
     let (_folder, served, fake) = doubtful().await;
     let coordinator = json!({ "id": COORDINATOR, "epoch": epoch(2), "url": served.coordinator, "horizon": NIL });
     let enlisted = json!({ "branch": "b", "deadline": "2100-01-01T00:00:00Z", "remaining_ms": 60_000, "coordinator": coordinator });
-    fake.answer([(201, enlisted), decided("pending", 2)]);
+    fake.answer([(201, enlisted)]);
+    fake.decide([decided("pending", 2)]);
     let mut branch =
         served.service.join(&format!("{}/v1/transactions/{}", served.coordinator, transaction(7))).await.unwrap();
     branch.work().put("alice", &1i64).await.unwrap();
@@ -456,4 +458,32 @@ async fn a_service_enlists_with_coordinators_on_its_list_only() {
     assert_eq!(error.problem.kind.status(), 403);
     let error = served.service.join("nonsense").await.unwrap_err();
     assert_eq!(error.problem.kind.status(), 400);
+}
+
+#[tokio::test]
+async fn the_header_of_a_call_makes_it_part_of_the_transaction() {
+    let (_folder, served, fake) = doubtful().await;
+    let coordinator = json!({ "id": COORDINATOR, "epoch": epoch(2), "url": served.coordinator, "horizon": NIL });
+    let enlisted = json!({ "branch": "b", "deadline": "2100-01-01T00:00:00Z", "remaining_ms": 60_000, "coordinator": coordinator });
+    fake.answer([(201, enlisted), (200, json!({}))]);
+    fake.decide([decided("commit", 2)]);
+    let place = |mut branch: InTransaction<common::Bank>| async move {
+        let passed_on = branch.header().1;
+        branch.work().put("alice", &1i64).await.map_err(|_| axum::http::StatusCode::CONFLICT)?;
+        branch.prepared().await.map_err(|_| axum::http::StatusCode::BAD_GATEWAY)?;
+        Ok::<_, axum::http::StatusCode>(passed_on)
+    };
+    let app = axum::Router::new().route("/orders", axum::routing::post(place)).with_state(served.service.clone());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let orders = format!("http://{}/orders", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    let call = |url: String| served.http.post(&orders).header("Unanimous-Transaction", url).send();
+    let url = format!("{}/v1/transactions/{}", served.coordinator, transaction(7));
+    let answer = call(url.clone()).await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.text().await.unwrap()), (200, url));
+    until("it obeys", || served.balance("alice") == Some(1)).await;
+    // Without the header, or with a stranger's, nothing is done.
+    assert_eq!(served.http.post(&orders).send().await.unwrap().status(), 400);
+    let stranger = format!("http://10.0.0.1:7070/v1/transactions/{}", transaction(7));
+    assert_eq!(call(stranger).await.unwrap().status(), 403);
 }

@@ -15,10 +15,10 @@ pub const ACCOUNTS: usize = 8;
 
 /// See the module.
 pub struct Bank {
-    home: TempDir,
-    listen: String,
     /// The present process, or the last one.
     pub process: Process,
+    home: TempDir,
+    listen: String,
     api: Api,
 }
 

@@ -9,10 +9,10 @@ use crate::{api::Api, binaries::binary, process::Process, server::free_port, wai
 
 /// See the module.
 pub struct Coordinator {
-    home: TempDir,
-    listen: String,
     /// The present process, or the last one.
     pub process: Process,
+    home: TempDir,
+    listen: String,
     /// A client of it.
     pub api: Api,
 }

@@ -11,10 +11,11 @@ use crate::api::Api;
 
 /// See the module.
 pub struct Local {
-    home: TempDir,
     running: Running,
     /// A client of it.
     pub api: Api,
+    /// Last, so that it is there as long as the log is open.
+    _home: TempDir,
 }
 
 impl Local {
@@ -25,30 +26,23 @@ impl Local {
 
     /// The same, with further flags.
     pub async fn start_with(flags: &[&str]) -> Self {
-        Self::open(tempfile::tempdir().expect("a folder can be made"), flags).await
-    }
-
-    async fn open(home: TempDir, flags: &[&str]) -> Self {
+        let home = tempfile::tempdir().expect("a folder can be made");
         let running = serve::start(config(&home, flags)).await.expect("a coordinator starts");
         let api = Api::new(&format!("http://{}", running.address));
-        Self { home, running, api }
+        Self { running, api, _home: home }
     }
 
     /// How many writes of the log were synced since the start.
     pub fn forced_writes(&self) -> u64 {
         self.running.log_stats().forced_writes
     }
-
-    /// Ends it in order, and starts it again on the same folder.
-    pub async fn restart(self) -> Self {
-        self.running.stop().await.expect("a coordinator ends in order");
-        Self::open(self.home, &[]).await
-    }
 }
 
 fn config(home: &TempDir, flags: &[&str]) -> Serve {
     let data = home.path().join("data");
     let args = ["unanimous", "serve", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().expect("a path is text")];
-    let Command::Serve(config) = Cli::try_parse_from(args.iter().chain(flags)).expect("the flags are right").command;
-    config
+    match Cli::try_parse_from(args.iter().chain(flags)).expect("the flags are right").command {
+        Command::Serve(config) => config,
+        other => panic!("serve was meant, not {other:?}"),
+    }
 }

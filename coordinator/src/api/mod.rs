@@ -9,8 +9,10 @@ mod branches;
 mod coordinator;
 mod decision;
 mod list;
+mod metrics;
 mod prefer;
 mod problem;
+mod problem_pages;
 mod transactions;
 
 use std::sync::{
@@ -87,10 +89,13 @@ pub fn router(app: App) -> Router {
         .route(&format!("{transaction}/decision"), get(decision::inquire))
         .route("/v1/coordinator", get(coordinator::who))
         .route("/readyz", get(coordinator::ready))
+        .route("/metrics", get(metrics::scrape))
+        .route("/problems/{name}", get(problem_pages::page))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), only_when_ready))
         .route("/healthz", get(coordinator::healthy).fallback(method_not_allowed))
+        .layer(middleware::from_fn_with_state(app.clone(), metrics::counted))
         .with_state(app)
 }
 

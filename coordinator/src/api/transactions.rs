@@ -189,7 +189,10 @@ pub(super) async fn abort(
     match service.with(|engine, now| engine.abort(now, id, reason, key.clone())) {
         Ok((waiting, replayed)) => match waiting.await {
             Ok(view) => Ok(marked(Json(view).into_response(), replayed)),
-            Err(_) => Err(unknown(service, id)),
+            Err(_) => {
+                service.with(|engine, _| engine.refuse_if_superseded()).map_err(|refused| plain(refused.why))?;
+                Err(unknown(service, id))
+            }
         },
         Err(refused) => {
             let (view, replayed) = finished(service, id, refused, key.as_ref(), &KeyedCall::Abort).await?;
@@ -255,6 +258,7 @@ async fn outcome(
         Some(Decision::Commit) => Ok(Json(view).into_response()),
         Some(Decision::Abort) => Err(aborted(&view)),
         None => {
+            service.with(|engine, _| engine.refuse_if_superseded()).map_err(|refused| plain(refused.why))?;
             service.reached(begun).await;
             Ok((StatusCode::ACCEPTED, Json(view)).into_response())
         }

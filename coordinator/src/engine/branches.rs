@@ -174,7 +174,8 @@ impl Engine {
         if self.next_lsn > first { Barrier::written(Lsn(self.next_lsn.0 - 1)) } else { Barrier::NONE }
     }
 
-    pub(super) fn refuse_if_superseded(&self) -> Result<(), Refused> {
+    /// Nothing new is begun or decided once another coordinator has taken over.
+    pub fn refuse_if_superseded(&self) -> Result<(), Refused> {
         match &self.superseded {
             Some((epoch, told_by)) => {
                 Err(Refused::new(Refusal::Superseded { epoch: *epoch, told_by: told_by.clone() }))

@@ -387,6 +387,10 @@ impl Engine {
             return;
         }
         self.superseded = Some((epoch, told_by.clone()));
+        // Who waits for a decision waits in vain.
+        for live in self.live.values_mut() {
+            live.waiters.clear();
+        }
         let lsn = self.next_lsn;
         self.next_lsn.0 += 1;
         let entry = Entry::Superseded { epoch, told_by: told_by.to_string() };

@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -21,6 +21,7 @@ use unanimous_sdk::{
 use super::{Engine, Inquiry, Now, Output, Refusal, Refused, View};
 use crate::{
     journal::{self, Journal, Progress},
+    metrics::Metrics,
     transaction::{Barrier, Call, Transaction},
     transport::{Answer, Http, Message},
 };
@@ -34,10 +35,12 @@ pub(super) struct Inner {
     pub(super) journal: Arc<dyn Journal>,
     transport: Http,
     clock: Clock,
+    metrics: Metrics,
     runtime: Handle,
     /// When the timer task wakes up; it is notified when that is too late.
     wakes_at: AtomicU64,
     sooner: Notify,
+    ended: AtomicBool,
 }
 
 /// Milliseconds since the process started, and the time of day.
@@ -61,14 +64,17 @@ impl Clock {
 impl Service {
     /// Carries out what the engine asks for, from [`Service::start`] on.
     pub fn new(engine: Engine, journal: Arc<dyn Journal>, transport: Http, clock: Clock) -> Self {
+        let metrics = Metrics::new(engine.live.iter().map(|(id, live)| (*id, &live.transaction)));
         let inner = Inner {
             engine: Mutex::new(engine),
             journal,
             transport,
             clock,
+            metrics,
             runtime: Handle::current(),
             wakes_at: AtomicU64::new(u64::MAX),
             sooner: Notify::new(),
+            ended: AtomicBool::new(false),
         };
         Self(Arc::new(inner))
     }
@@ -76,6 +82,12 @@ impl Service {
     /// Starts what recovery has left to do. From now on the log's progress must come to [`Service::progress`].
     pub fn start(&self) {
         self.0.runtime.spawn(self.clone().keep_time());
+    }
+
+    /// Does nothing further by itself.
+    pub fn end(&self) {
+        self.0.ended.store(true, Ordering::Release);
+        self.0.sooner.notify_one();
     }
 
     /// Does something with the engine, and then what follows from it.
@@ -95,6 +107,7 @@ impl Service {
             }
         }
         if let Some(first) = first {
+            self.0.metrics.appended(&entries);
             self.0.journal.append(first, entries);
         }
         let next = engine.next_timer().unwrap_or(u64::MAX);
@@ -106,8 +119,14 @@ impl Service {
             match output {
                 Output::Append(..) => {}
                 Output::Send(message) => self.send(message),
-                Output::Decided(view) => log_decision(&view),
-                Output::Finished(view) => log_end(&view),
+                Output::Decided(view) => {
+                    self.0.metrics.decided(&view);
+                    log_decision(&view);
+                }
+                Output::Finished(view) => {
+                    self.0.metrics.finished(view.id());
+                    log_end(&view);
+                }
                 Output::Superseded(epoch, told_by) => error!(
                     %epoch, participant = %told_by,
                     "another coordinator has taken over this one's id: nothing more is begun, decided or delivered here; \
@@ -154,16 +173,30 @@ impl Service {
 
     /// Answers a participant in doubt.
     pub fn inquire(&self, inquiry: &Inquiry) -> Result<(Outcome, bool, Coordinator), Refused> {
-        let known = self.view(inquiry.transaction)?;
-        let (outcome, presumed, coordinator) = self.with(|engine, now| {
-            engine.heard_inquiry(now, inquiry);
-            let (outcome, presumed) = engine.answer(inquiry, known.as_ref())?;
-            Ok((outcome, presumed, engine.coordinator()))
-        })?;
-        Ok((outcome, presumed, coordinator))
+        let answer = self.view(inquiry.transaction).and_then(|known| {
+            self.with(|engine, now| {
+                engine.heard_inquiry(now, inquiry);
+                let (outcome, presumed) = engine.answer(inquiry, known.as_ref())?;
+                Ok((outcome, presumed, engine.coordinator()))
+            })
+        });
+        self.0.metrics.inquired(answer.as_ref().map(|(outcome, presumed, _)| (*outcome, *presumed)));
+        answer
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// All that is counted, as Prometheus reads it.
+    pub fn scrape(&self) -> String {
+        let (undecided, live) = self.with(|engine, _| (engine.undecided(), engine.live()));
+        self.0.metrics.render(self.0.clock.now().wall, undecided, live)
     }
 
     fn send(&self, message: Message) {
+        self.0.metrics.calls(&message);
         let service = self.clone();
         self.0.runtime.spawn(async move {
             let (before, after) = match message.call {
@@ -174,6 +207,7 @@ impl Service {
             failpoint::hit(before);
             let attempt = service.0.transport.call(&message).await;
             failpoint::hit(after);
+            service.0.metrics.called(&message, &attempt);
             let Message { transaction, at, call, participant, .. } = message;
             service.with(|engine, now| engine.answered(now, Answer { transaction, at, call, participant, attempt }));
         });
@@ -181,7 +215,7 @@ impl Service {
 
     /// Does what is due, when it is due.
     async fn keep_time(self) {
-        loop {
+        while !self.0.ended.load(Ordering::Acquire) {
             let (next, now) = self.with(|engine, now| {
                 engine.tick(now);
                 (engine.next_timer().unwrap_or(u64::MAX), now.mono)

@@ -3,9 +3,12 @@
 //! Always true: entries are written in the order they were appended, one batch at a time. Order of a batch: write (and
 //! sync if an entry in it is forced), then the mark, then the report. After a failure nothing is written or reported.
 
-use std::sync::{
-    Arc, Condvar, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use unanimous_sdk::failpoint;
@@ -19,8 +22,12 @@ use super::{
 pub struct Stats {
     /// Batches written.
     pub batches: u64,
-    /// Of these, the ones that were synced: the forced writes.
+    /// Entries written.
+    pub entries: u64,
+    /// Of the batches, the ones that were synced: the forced writes.
     pub forced_writes: u64,
+    /// How long the forced writes took, all together.
+    pub synced_for: Duration,
 }
 
 /// What waits for the writer.
@@ -29,7 +36,9 @@ pub(super) struct Queue {
     waiting: Mutex<Waiting>,
     wake: Condvar,
     batches: AtomicU64,
+    entries: AtomicU64,
     forced_writes: AtomicU64,
+    synced_for_ns: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -85,7 +94,9 @@ impl Queue {
     pub(super) fn stats(&self) -> Stats {
         Stats {
             batches: self.batches.load(Ordering::Relaxed),
+            entries: self.entries.load(Ordering::Relaxed),
             forced_writes: self.forced_writes.load(Ordering::Relaxed),
+            synced_for: Duration::from_nanos(self.synced_for_ns.load(Ordering::Relaxed)),
         }
     }
 
@@ -162,9 +173,13 @@ impl Writer {
         if forced {
             failpoint::hit("before-log-sync");
         }
+        let began = Instant::now();
         self.database.write(&changes, forced)?;
         self.queue.batches.fetch_add(1, Ordering::Relaxed);
+        self.queue.entries.fetch_add(taken.entries.len() as u64, Ordering::Relaxed);
         if forced {
+            let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.queue.synced_for_ns.fetch_add(took, Ordering::Relaxed);
             self.queue.forced_writes.fetch_add(1, Ordering::Relaxed);
             failpoint::hit("after-log-sync");
             self.mark.write(self.ledger.tip).map_err(Error::io("write", self.folder.mark()))?;

@@ -1,7 +1,7 @@
 //! What operators watch, as Prometheus reads it.
 //!
-//! Always true: every name starts with `unanimous_`, and is described; no label is an id, and the only one that comes from
-//! outside, a participant's URL, has at most [`MOST_PARTICIPANTS`] values; nothing here waits.
+//! Always true: every name starts with `unanimous_` and is described; no label is an id, and the only one that comes from
+//! outside, a participant's URL, has at most [`MOST_PARTICIPANTS`] values and `other`; nothing here waits or calls back.
 //!
 //! Each coordinator has a recorder of its own, so that several in one process don't count for each other.
 
@@ -18,14 +18,17 @@ use std::{
 
 use metrics::{Counter, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use unanimous_sdk::protocol::{Decision, Outcome, ParticipantUrl, TransactionId, UnixMillis};
+use unanimous_sdk::protocol::{Decision, Outcome, ParticipantUrl, PrepareAnswer, TransactionId, UnixMillis};
 
-use self::{names as name, unfinished::Unfinished};
+use self::{
+    names::{self as name, Labels},
+    unfinished::Unfinished,
+};
 use crate::{
-    engine::{Refusal, View},
+    engine::{Refusal, Refused, View},
     journal::{Entry, Stats},
-    transaction::{BranchState, Call, ReasonCode},
-    transport::{Answer, Attempt, Message},
+    transaction::{BranchState, Transaction},
+    transport::{Attempt, Message},
 };
 
 /// The most participants that have a label of their own; all others together are `other`.
@@ -44,24 +47,16 @@ pub struct Metrics {
     log_sync: Histogram,
     log_batch: Histogram,
     unfinished: Mutex<Unfinished>,
+    /// As it was after the last batch.
     log: Mutex<Stats>,
     retries: Mutex<HashMap<ParticipantUrl, Counter>>,
 }
 
 impl Metrics {
-    /// Nothing has happened yet.
-    pub fn new() -> Self {
-        let mut builder = PrometheusBuilder::new();
-        for (histogram, buckets) in name::BUCKETS {
-            // It fails only on an empty list.
-            if let Ok(with) = PrometheusBuilder::new().set_buckets(buckets) {
-                drop(with);
-            }
-            builder = histogram.bucketed(builder, buckets);
-        }
-        let recorder = builder.build_recorder();
-        name::describe(&recorder);
-        let histogram = |name: &'static str| recorder.register_histogram(&Key::from_static_name(name), &METADATA);
+    /// Nothing has happened yet, but these transactions were recovered.
+    pub fn new<'a>(recovered: impl IntoIterator<Item = (TransactionId, &'a Transaction)>) -> Self {
+        let recorder = name::recorder();
+        let histogram = |name| recorder.register_histogram(&Key::from_static_name(name), &METADATA);
         let metrics = Self {
             rendered: recorder.handle(),
             begun: recorder.register_counter(&Key::from_static_name(name::BEGUN), &METADATA),
@@ -70,11 +65,191 @@ impl Metrics {
             commit_call: histogram(name::COMMIT_CALL),
             log_sync: histogram(name::LOG_SYNC),
             log_batch: histogram(name::LOG_BATCH),
-            recorder,
-            unfinished: Mutex::default(),
+            unfinished: Mutex::new(Unfinished::new(recovered)),
             log: Mutex::default(),
             retries: Mutex::default(),
+            recorder,
         };
+        metrics.gauge(name::BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+        name::each_known(|name, labels| metrics.counter(name, labels).increment(0));
         metrics
     }
+
+    /// These entries go to the log. Called under the engine's lock, in their order: a few look-ups in a map for each.
+    pub(crate) fn appended(&self, entries: &[Entry]) {
+        let mut unfinished = lock(&self.unfinished);
+        for entry in entries {
+            let Entry::Record { id, record, .. } = entry else { continue };
+            let seen = unfinished.record(*id, record);
+            if seen.begun {
+                self.begun.increment(1);
+            }
+            if let Some(state) = seen.ended {
+                self.branch_ended(state);
+            }
+        }
+    }
+
+    fn branch_ended(&self, state: BranchState) {
+        let outcome = match state {
+            BranchState::HeuristicCommit => "commit",
+            BranchState::HeuristicAbort => "abort",
+            BranchState::HeuristicUnknown => "unknown",
+            BranchState::Enlisted
+            | BranchState::Preparing
+            | BranchState::Prepared
+            | BranchState::ReadOnly
+            | BranchState::Refused
+            | BranchState::Committing
+            | BranchState::Committed
+            | BranchState::Aborting
+            | BranchState::Aborted => return,
+        };
+        self.counter(name::HEURISTIC, &[("outcome", outcome)]).increment(1);
+    }
+
+    /// A decision is durable.
+    pub(crate) fn decided(&self, view: &View) {
+        let (Some(decision), reason) = (view.decision(), view.reason().map(|reason| reason.code)) else { return };
+        let decision = match decision {
+            Decision::Commit => "commit",
+            Decision::Abort => "abort",
+        };
+        let reason = reason.map_or("none", name::of_reason);
+        self.counter(name::DECISIONS, &[("decision", decision), ("reason", reason)]).increment(1);
+        if let Some(asked) = lock(&self.unfinished).decided(view.id(), Instant::now()) {
+            self.prepare.record(asked);
+        }
+    }
+
+    /// Every branch of a transaction has ended.
+    pub(crate) fn finished(&self, id: TransactionId) {
+        if let Some(decided) = lock(&self.unfinished).finished(id) {
+            self.delivery.record(decided.elapsed());
+        }
+    }
+
+    /// A call is about to be made.
+    pub(crate) fn calls(&self, message: &Message) {
+        let again = lock(&self.unfinished).calls(message.transaction, message.at, message.call, Instant::now());
+        if again {
+            self.retry(&message.participant);
+        }
+    }
+
+    /// What came of it.
+    pub(crate) fn called(&self, message: &Message, attempt: &Attempt) {
+        let (result, answered) = match attempt {
+            Attempt::Prepare(PrepareAnswer::Refused { .. }) => ("refused", true),
+            Attempt::Prepare(PrepareAnswer::Vote(_)) | Attempt::Commit(_) | Attempt::Abort(_) => ("answered", true),
+            Attempt::NoAnswer(_) => ("no_answer", false),
+            Attempt::Unreachable(_) => ("unreachable", false),
+            Attempt::Silence(_) => ("silence", false),
+            Attempt::Stale(_) => ("stale_epoch", false),
+        };
+        self.counter(name::CALLS, &[("call", name::of_call(message.call)), ("result", result)]).increment(1);
+        if !answered {
+            lock(&self.unfinished).failed(message.transaction, message.at, message.call);
+        }
+    }
+
+    fn retry(&self, participant: &ParticipantUrl) {
+        let mut retries = lock(&self.retries);
+        if let Some(counter) = retries.get(participant) {
+            return counter.increment(1);
+        }
+        if retries.len() >= MOST_PARTICIPANTS {
+            return self.counter(name::RETRIES, &[("participant", name::OTHER)]).increment(1);
+        }
+        let counter = self.counter(name::RETRIES, &[("participant", participant.as_str())]);
+        counter.increment(1);
+        retries.insert(participant.clone(), counter);
+    }
+
+    /// How a participant in doubt was answered; the bool says whether the answer was presumed.
+    pub(crate) fn inquired(&self, answer: Result<(Outcome, bool), &Refused>) {
+        let answer = match answer {
+            Ok((Outcome::Commit, _)) => "commit",
+            Ok((Outcome::Abort, false)) => "abort",
+            Ok((Outcome::Abort, true)) => "presumed_abort",
+            Ok((Outcome::Pending, _)) => "pending",
+            Err(Refused { why: Refusal::NotMyLog, .. }) => "not_my_log",
+            Err(Refused { why: Refusal::NotLive, .. }) => "unknown",
+            Err(_) => "refused",
+        };
+        self.counter(name::INQUIRIES, &[("answer", answer)]).increment(1);
+    }
+
+    /// A batch was written: what the log has cost so far. Called from the log's thread.
+    pub(crate) fn logged(&self, now: Stats) {
+        let before = std::mem::replace(&mut *lock(&self.log), now);
+        self.log_batch.record(count(now.entries.saturating_sub(before.entries)));
+        if now.forced_writes > before.forced_writes {
+            self.log_sync.record(now.synced_for.saturating_sub(before.synced_for));
+        }
+    }
+
+    /// The log is loaded.
+    pub(crate) fn recovered(&self, took: Duration) {
+        self.gauge(name::RECOVERY, &[], took.as_secs_f64());
+    }
+
+    /// A request was answered. `route` is a template, never a path.
+    pub(crate) fn answered(&self, method: &str, route: &str, status: u16) {
+        let class = match status {
+            100..=199 => "1xx",
+            200..=299 => "2xx",
+            300..=399 => "3xx",
+            400..=499 => "4xx",
+            _ => "5xx",
+        };
+        self.counter(name::REQUESTS, &[("method", method), ("route", route), ("status", class)]).increment(1);
+    }
+
+    /// A call that asked for a commit was answered with the decision.
+    pub(crate) fn commit_answered(&self, took: Duration) {
+        self.commit_call.record(took);
+    }
+
+    /// All of it, as text. `undecided` and `live` are the engine's counts.
+    pub(crate) fn render(&self, now: UnixMillis, undecided: usize, live: usize) -> String {
+        let (in_doubt, oldest) = {
+            let unfinished = lock(&self.unfinished);
+            (unfinished.in_doubt(), unfinished.oldest())
+        };
+        let age = oldest.map_or(0, |begun| now.0.saturating_sub(begun.0));
+        self.gauge(name::UNDECIDED, &[], count(undecided as u64));
+        self.gauge(name::UNFINISHED, &[], count(live as u64));
+        self.gauge(name::IN_DOUBT, &[], count(in_doubt as u64));
+        self.gauge(name::OLDEST, &[], Duration::from_millis(age).as_secs_f64());
+        self.rendered.render()
+    }
+
+    /// Sums up what the histograms were given: without it that would be kept until somebody reads it. Every few seconds.
+    pub(crate) fn sum_up(&self) {
+        self.rendered.run_upkeep();
+    }
+
+    fn counter(&self, name: &'static str, labels: Labels<'_>) -> Counter {
+        self.recorder.register_counter(&key(name, labels), &METADATA)
+    }
+
+    fn gauge(&self, name: &'static str, labels: Labels<'_>, value: f64) {
+        self.recorder.register_gauge(&key(name, labels), &METADATA).set(value);
+    }
+}
+
+fn key(name: &'static str, labels: Labels<'_>) -> Key {
+    Key::from_parts(name, labels.iter().map(|(name, value)| Label::new(*name, (*value).to_owned())).collect::<Vec<_>>())
+}
+
+/// Prometheus knows no integers; past 2^53 nobody counts on the last one.
+#[allow(clippy::cast_precision_loss)]
+fn count(number: u64) -> f64 {
+    number as f64
+}
+
+/// Nobody can leave half a change in there.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -127,7 +127,7 @@ fn run(db: &DB, waiting: &Receiver<Job>, reached: &watch::Sender<Lsn>, syncs: &A
                 failpoint::hit(commit);
             }
         };
-        come_to("before-vote-sync", "before-commit-sync");
+        come_to("before-vote-durable", "before-commit-durable");
         let mut options = WriteOptions::default();
         options.set_sync(sync);
         if let Err(cause) = db.write_opt(batch, &options) {
@@ -137,7 +137,7 @@ fn run(db: &DB, waiting: &Receiver<Job>, reached: &watch::Sender<Lsn>, syncs: &A
             );
             std::process::abort();
         }
-        come_to("after-vote-sync", "after-commit-sync");
+        come_to("after-vote-durable", "after-commit-durable");
         if sync {
             syncs.fetch_add(1, Ordering::Relaxed);
             // A lazy entry before it is durable with it, as the log is one.

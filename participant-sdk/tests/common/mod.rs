@@ -200,7 +200,9 @@ pub async fn reopen(folder: &std::path::Path) -> KvStore {
 pub struct Fake {
     pub asked: Arc<std::sync::Mutex<Vec<String>>>,
     /// Answers, first to last; the last one is given again and again.
-    pub answers: Arc<std::sync::Mutex<Vec<(u16, Value)>>>,
+    answers: Arc<std::sync::Mutex<Vec<(u16, Value)>>>,
+    /// The same for inquiries.
+    decisions: Arc<std::sync::Mutex<Vec<(u16, Value)>>>,
 }
 
 impl Fake {
@@ -218,7 +220,8 @@ impl Fake {
                 parts.uri,
                 String::from_utf8_lossy(&body)
             ));
-            let mut answers = fake.answers.lock().unwrap();
+            let is_inquiry = parts.uri.path().ends_with("/decision");
+            let mut answers = if is_inquiry { &fake.decisions } else { &fake.answers }.lock().unwrap();
             let (status, body) = if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() };
             (axum::http::StatusCode::from_u16(status).unwrap(), axum::Json(body))
         };
@@ -229,6 +232,10 @@ impl Fake {
 
     pub fn answer(&self, answers: impl IntoIterator<Item = (u16, Value)>) {
         *self.answers.lock().unwrap() = answers.into_iter().collect();
+    }
+
+    pub fn decide(&self, answers: impl IntoIterator<Item = (u16, Value)>) {
+        *self.decisions.lock().unwrap() = answers.into_iter().collect();
     }
 
     pub fn asked(&self) -> Vec<String> {

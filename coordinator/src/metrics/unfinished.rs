@@ -1,0 +1,127 @@
+//! The transactions that have not finished, as far as operators want to know of them without asking the engine: a look at
+//! all of them under its lock would hold everybody up.
+//!
+//! Always true: `in_doubt` is the number of transactions with a prepared branch that has not ended.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use unanimous_sdk::protocol::{TransactionId, UnixMillis, Vote};
+
+use crate::transaction::{BranchState, Call, Record, Transaction};
+
+#[derive(Debug, Default)]
+pub(super) struct Unfinished {
+    transactions: BTreeMap<TransactionId, One>,
+    in_doubt: usize,
+}
+
+#[derive(Debug, Default)]
+struct One {
+    /// The places of branches that are prepared and have not ended.
+    prepared: HashSet<usize>,
+    /// Calls that were not answered and have not been made again.
+    failed: HashSet<(usize, Call)>,
+    /// When the first prepare call was made.
+    asked: Option<Instant>,
+    decided: Option<Instant>,
+}
+
+/// What a record has shown.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// A transaction was begun.
+    pub(super) begun: bool,
+    /// A branch has ended so.
+    pub(super) ended: Option<BranchState>,
+}
+
+impl Unfinished {
+    pub(super) fn new<'a>(recovered: impl IntoIterator<Item = (TransactionId, &'a Transaction)>) -> Self {
+        let mut unfinished = Self::default();
+        for (id, transaction) in recovered {
+            unfinished.transactions.insert(id, One::default());
+            unfinished.change(id, |one| one.prepared = prepared(transaction));
+        }
+        unfinished
+    }
+
+    /// This goes to the log.
+    pub(super) fn record(&mut self, id: TransactionId, record: &Record) -> Seen {
+        let mut seen = Seen::default();
+        match record {
+            Record::Begun(_) => {
+                seen.begun = true;
+                self.transactions.insert(id, One::default());
+            }
+            Record::Voted { branch, vote: Vote::Prepared } => self.change(id, |one| drop(one.prepared.insert(place(*branch)))),
+            Record::Decided(transaction) => self.change(id, |one| one.prepared = prepared(transaction)),
+            Record::Acknowledged { branch, state, .. } => {
+                seen.ended = Some(*state);
+                self.change(id, |one| drop(one.prepared.remove(&place(*branch))));
+            }
+            Record::Voted { vote: Vote::ReadOnly, .. } | Record::Enlisted(_) | Record::Keyed(_) => {}
+        }
+        seen
+    }
+
+    /// Whether this call was made before, and not answered.
+    pub(super) fn calls(&mut self, id: TransactionId, at: usize, call: Call, now: Instant) -> bool {
+        let Some(one) = self.transactions.get_mut(&id) else { return false };
+        if call == Call::Prepare {
+            one.asked.get_or_insert(now);
+        }
+        one.failed.remove(&(at, call))
+    }
+
+    /// This call was not answered.
+    pub(super) fn failed(&mut self, id: TransactionId, at: usize, call: Call) {
+        if let Some(one) = self.transactions.get_mut(&id) {
+            one.failed.insert((at, call));
+        }
+    }
+
+    /// A decision is durable. How long ago the first prepare call was made.
+    pub(super) fn decided(&mut self, id: TransactionId, now: Instant) -> Option<Duration> {
+        let one = self.transactions.get_mut(&id)?;
+        one.decided = Some(now);
+        one.asked.map(|asked| now.saturating_duration_since(asked))
+    }
+
+    /// When its decision became durable.
+    pub(super) fn finished(&mut self, id: TransactionId) -> Option<Instant> {
+        self.change(id, |one| one.prepared.clear());
+        self.transactions.remove(&id)?.decided
+    }
+
+    pub(super) fn in_doubt(&self) -> usize {
+        self.in_doubt
+    }
+
+    /// When the oldest was begun: its id says so.
+    pub(super) fn oldest(&self) -> Option<UnixMillis> {
+        let (id, _) = self.transactions.first_key_value()?;
+        let (seconds, nanos) = id.uuid().get_timestamp()?.to_unix();
+        Some(UnixMillis(seconds.saturating_mul(1000).saturating_add(u64::from(nanos) / 1_000_000)))
+    }
+
+    fn change(&mut self, id: TransactionId, change: impl FnOnce(&mut One)) {
+        let Some(one) = self.transactions.get_mut(&id) else { return };
+        let was = !one.prepared.is_empty();
+        change(one);
+        self.in_doubt += usize::from(!one.prepared.is_empty());
+        self.in_doubt -= usize::from(was);
+    }
+}
+
+fn prepared(transaction: &Transaction) -> HashSet<usize> {
+    let branches = transaction.branches.iter().enumerate();
+    let has_not_ended = |state: BranchState| state == BranchState::Prepared || state.is_being_told();
+    branches.filter(|(_, b)| b.vote == Some(Vote::Prepared) && has_not_ended(b.state)).map(|(at, _)| at).collect()
+}
+
+fn place(branch: u32) -> usize {
+    branch as usize
+}
