@@ -48,7 +48,8 @@ async fn teller(office: Arc<Office>, seed: u64) -> Vec<Attempt> {
         let cents: i64 = if random.random_ratio(1, 20) { 1_000_000 } else { random.random_range(1..60) };
         let (debit, credit) = (account(random.random_range(1..=ACCOUNTS)), account(random.random_range(1..=ACCOUNTS)));
         let body = json!({
-            "timeout_ms": 2_000,
+            // Some are over before a bank that was killed is back.
+            "timeout_ms": random.random_range(100..2_000),
             "branches": [
                 posting(&office.banks[from], "debit", &debit, -cents),
                 posting(&office.banks[to], "credit", &credit, cents),
@@ -113,30 +114,7 @@ async fn whatever_is_killed_at_any_moment_everything_ends_and_no_money_is_lost()
 
     for round in 1..=rounds {
         tokio::time::sleep(Duration::from_millis(random.random_range(50..600))).await;
-        // One of them, two, or all.
-        let victims: u8 = random.random_range(1..8);
-        let pause = Duration::from_millis(random.random_range(0..200));
-        if victims & 1 != 0 {
-            coordinator.kill();
-        }
-        for (bank, bit) in banks.iter_mut().zip([2, 4]) {
-            if victims & bit != 0 {
-                tokio::time::sleep(Duration::from_millis(random.random_range(0..30))).await;
-                bank.kill();
-            }
-        }
-        tokio::time::sleep(pause).await;
-        for (bank, bit) in banks.iter_mut().zip([2, 4]) {
-            if victims & bit != 0 {
-                bank.spawn_again(None);
-            }
-        }
-        if victims & 1 != 0 {
-            coordinator.restart().await;
-        }
-        for bank in &mut banks {
-            bank.ready().await;
-        }
+        kill_and_restart(&mut coordinator, &mut banks, &mut random).await;
         if round % 10 == 0 {
             println!("round {round} of {rounds}: {} transfers so far", office.tried.load(Ordering::Relaxed));
         }
@@ -157,6 +135,47 @@ async fn whatever_is_killed_at_any_moment_everything_ends_and_no_money_is_lost()
     history.closing = holdings(&banks).await;
     history.assert_sound();
     report(&history, rounds);
+}
+
+/// Kills one of them, two, or all, and starts them again; now and then one that is just starting is killed once more.
+async fn kill_and_restart(coordinator: &mut Coordinator, banks: &mut [Bank; 2], random: &mut StdRng) {
+    let victims: u8 = random.random_range(1..8);
+    let coordinator_dies = victims & 1 != 0;
+    let dying = [victims & 2 != 0, victims & 4 != 0];
+    let again = random.random_ratio(1, 4);
+    if coordinator_dies {
+        coordinator.kill();
+    }
+    for (bank, _) in banks.iter_mut().zip(dying).filter(|(_, dies)| *dies) {
+        pause(random, 30).await;
+        bank.kill();
+    }
+    pause(random, 400).await;
+    for (bank, _) in banks.iter_mut().zip(dying).filter(|(_, dies)| *dies) {
+        bank.spawn_again(None);
+        if again {
+            pause(random, 60).await;
+            bank.kill();
+            bank.spawn_again(None);
+        }
+    }
+    if coordinator_dies {
+        coordinator.spawn_again(None);
+        if again {
+            pause(random, 60).await;
+            coordinator.kill();
+            coordinator.spawn_again(None);
+        }
+    }
+    coordinator.ready().await;
+    for bank in banks {
+        bank.ready().await;
+    }
+}
+
+/// At most so many milliseconds.
+async fn pause(random: &mut StdRng, most: u64) {
+    tokio::time::sleep(Duration::from_millis(random.random_range(0..=most))).await;
 }
 
 /// Says what happened, and fails if too little did for the test to mean anything.
