@@ -51,7 +51,9 @@ fn run(config: Serve) -> Result<(), String> {
 fn show(config: &Serve, settings: &Settings) -> Result<(), String> {
     match write!(io::stdout(), "{settings}") {
         // Whoever reads it has seen enough.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(format!("could not be printed: {error}")),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            return Err(format!("could not be printed: {error}"));
+        }
         Ok(()) | Err(_) => {}
     }
     config.check()?;

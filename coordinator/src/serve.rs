@@ -26,10 +26,10 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    api::{self, AllowList, App},
+    api::{self, AllowList, App, RequestLimits},
     config::Serve,
     engine::{Clock, Engine, Limits, Service},
-    journal::{self, Journal, RocksDb, rocks},
+    journal::{self, Journal, RocksDb, rocks, space},
     transport::Http,
 };
 
@@ -44,6 +44,9 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often the histograms are summed up.
 const SUM_UP: Duration = Duration::from_secs(5);
+
+/// How often the room on the disk is looked at.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Why the coordinator could not run.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +74,8 @@ pub struct Running {
     service: Service,
     journal: Arc<RocksDb>,
     server: Server,
-    summing_up: JoinHandle<()>,
+    /// What goes on beside the requests, until the end.
+    tasks: Vec<JoinHandle<()>>,
 }
 
 /// Starts a coordinator, loads its log and serves. Needs a tokio runtime.
@@ -84,17 +88,25 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
     let address = listener.local_addr().map_err(listen)?;
     let url = config.url(address).map_err(Error::Config)?;
     let limits = Limits { undecided: config.max_undecided, branches: config.max_branches };
-    let app = App::new(AllowList(config.allow_participants), limits);
+    let taken = RequestLimits {
+        body_bytes: config.max_body_bytes,
+        branches: config.max_branches,
+        default_timeout_ms: config.default_timeout_ms,
+        max_timeout_ms: config.max_timeout_ms,
+    };
+    let app = App::new(AllowList(config.allow_participants), taken);
     let server = Server::start(listener, api::router(app.clone()), config.max_connections);
     info!(%address, data_dir = %config.data_dir.display(), "loading the log");
 
     let opening = tokio::task::spawn_blocking({
         let now = clock.now().wall;
-        move || rocks::open(&config.data_dir, now, || rand::rng().random())
+        let dir = config.data_dir.clone();
+        move || rocks::open(&dir, now, || rand::rng().random()).map(|opened| (opened, space::Watch::start(&dir)))
     });
-    let (opened, recovered) = opening.await.map_err(Error::Opening)??;
+    let ((opened, recovered), room) = opening.await.map_err(Error::Opening)??;
     let unfinished = recovered.live.len();
-    let engine = Engine::new(clock.now(), recovered, url, limits, rand::rng().random());
+    let mut engine = Engine::new(clock.now(), recovered, url, limits, rand::rng().random());
+    engine.set_disk_full(room.is_full());
     let coordinator = engine.coordinator();
     let slot = Arc::new(OnceLock::<Service>::new());
     // Not held by what the log itself holds: it could never be dropped.
@@ -114,7 +126,7 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
         error!(%error, "the log can't be written any more, so the process ends: what it has told is in the log");
         std::process::abort();
     };
-    let journal = Arc::new(opened.start(Box::new(on_progress), Box::new(on_fatal))?);
+    let journal = Arc::new(opened.keeping(config.retain).start(Box::new(on_progress), Box::new(on_fatal))?);
     let log: Arc<dyn Journal> = Arc::<RocksDb>::clone(&journal);
     let service = Service::new(engine, log, Http::new(coordinator.clone())?, clock);
     // Before anything is appended: no progress may be missed.
@@ -122,13 +134,17 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
     let _ = slot.set(service.clone());
     service.start();
     service.metrics().recovered(began.elapsed());
-    let summing_up = tokio::spawn(sum_up(service.clone()));
+    let tasks = vec![
+        tokio::spawn(sum_up(service.clone())),
+        tokio::spawn(watch_room(service.clone(), room)),
+        tokio::spawn(forget(service.clone(), Arc::clone(&journal), config.retain, clock)),
+    ];
     app.ready(service.clone());
     info!(
         id = %coordinator.id, epoch = %coordinator.epoch, url = coordinator.url, unfinished,
         ms = began.elapsed().as_millis(), "ready"
     );
-    Ok(Running { address, app, service, journal, server, summing_up })
+    Ok(Running { address, app, service, journal, server, tasks })
 }
 
 impl Running {
@@ -142,13 +158,44 @@ impl Running {
         self.app.end();
         drain(&self.service).await;
         self.server.stop().await;
-        self.summing_up.abort();
+        for task in self.tasks {
+            task.abort();
+            let _ = task.await;
+        }
         self.service.end();
         let unfinished = self.service.with(|engine, _| engine.live());
         let journal = self.journal;
         tokio::task::spawn_blocking(move || journal.close()).await.map_err(Error::Opening)??;
         info!(unfinished, "ended; what is unfinished is left to the next start");
         Ok(())
+    }
+}
+
+/// Refuses new work while the disk is full.
+async fn watch_room(service: Service, mut room: space::Watch) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let looking = tokio::task::spawn_blocking(move || {
+            room.look();
+            room
+        });
+        let Ok(looked) = looking.await else { return };
+        room = looked;
+        service.with(|engine, _| engine.set_disk_full(room.is_full()));
+    }
+}
+
+/// Drops what finished longer ago than is kept, again and again.
+async fn forget(service: Service, journal: Arc<RocksDb>, keep: Duration, clock: Clock) {
+    let pause = (keep / 10).clamp(Duration::from_secs(1), Duration::from_secs(3600));
+    loop {
+        tokio::time::sleep(pause).await;
+        let journal = Arc::clone(&journal);
+        match tokio::task::spawn_blocking(move || journal.retain(keep, clock.now().wall)).await {
+            Ok(Ok(since)) => service.with(|engine, _| engine.retained(since)),
+            Ok(Err(error)) => error!(%error, "what finished long ago could not be dropped from the log; it is tried again"),
+            Err(_) => return,
+        }
     }
 }
 

@@ -50,7 +50,8 @@ impl Answer {
 impl Api {
     /// A client of the server at this URL.
     pub fn new(base: &str) -> Self {
-        let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("a client can be made");
+        let http =
+            reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("a client can be made");
         Self { base: base.to_owned(), http }
     }
 

@@ -37,6 +37,20 @@ pub fn transfer(from: &str, to: &str, cents: i64) -> Value {
     json!([posting(from, "debit", &account(1), -cents), posting(to, "credit", &account(1), cents)])
 }
 
+/// What all accounts of these banks hold, by the bank's number and the account's name, as [`named`] makes it.
+pub async fn holdings(banks: &[Bank]) -> BTreeMap<String, i64> {
+    let mut all = BTreeMap::new();
+    for (number, bank) in banks.iter().enumerate() {
+        all.extend(bank.accounts().await.into_iter().map(|(name, cents)| (named(number, &name), cents)));
+    }
+    all
+}
+
+/// An account's name among several banks.
+pub fn named(bank: usize, account: &str) -> String {
+    format!("{bank}/{account}")
+}
+
 impl Bank {
     /// Opens a bank, and waits until it serves.
     pub async fn start() -> Self {
@@ -57,7 +71,7 @@ impl Bank {
         let listen = format!("127.0.0.1:{}", free_port());
         let process = spawn(home.path(), &listen, failpoint);
         let api = Api::new(&format!("http://{listen}"));
-        let mut this = Self { home, listen, process, api };
+        let mut this = Self { process, home, listen, api };
         this.ready().await;
         this
     }
@@ -119,6 +133,12 @@ impl Bank {
     /// What one account holds.
     pub async fn balance(&self, account: &str) -> i64 {
         self.accounts().await[account]
+    }
+
+    /// Waits until an account holds this: a bank that has learnt of a commit by asking carries it out unheard.
+    pub async fn comes_to_hold(&self, account: &str, cents: i64) {
+        let what = format!("{account} holds {cents} cents");
+        wait::until_so(&what, async || self.balance(account).await == cents).await;
     }
 
     /// How many branches it holds in doubt.

@@ -41,7 +41,9 @@ fn build() {
         cargo.current_dir(workspace).env("CARGO_TARGET_DIR", target);
         cargo.args(["build", "--quiet", "--workspace", "--profile", profile]).args(further);
         // What cargo says of this package, and none of what is built.
-        for (name, _) in env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_BIN_")) {
+        for (name, _) in
+            env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_BIN_"))
+        {
             cargo.env_remove(name);
         }
         let ended = cargo.status().expect("cargo runs");

@@ -33,7 +33,7 @@ impl Coordinator {
         let listen = format!("127.0.0.1:{}", free_port());
         let process = spawn(home.path(), &listen, failpoint);
         let api = Api::new(&format!("http://{listen}"));
-        let mut this = Self { home, listen, process, api };
+        let mut this = Self { process, home, listen, api };
         this.ready().await;
         this
     }
@@ -102,5 +102,10 @@ fn spawn(home: &Path, listen: &str, failpoint: Option<&str>) -> Process {
     let program = binary(if failpoint.is_some() { "unanimous-failpoints" } else { "unanimous" });
     let data = home.join("data");
     let data = data.to_str().expect("a path is text");
-    Process::start(&program, &["serve", "--listen", listen, "--data-dir", data], failpoint, &home.join("coordinator.log"))
+    Process::start(
+        &program,
+        &["serve", "--listen", listen, "--data-dir", data],
+        failpoint,
+        &home.join("coordinator.log"),
+    )
 }

@@ -41,8 +41,9 @@ impl Local {
 fn config(home: &TempDir, flags: &[&str]) -> Serve {
     let data = home.path().join("data");
     let args = ["unanimous", "serve", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().expect("a path is text")];
-    match Cli::try_parse_from(args.iter().chain(flags)).expect("the flags are right").command {
-        Command::Serve(config) => config,
-        other => panic!("serve was meant, not {other:?}"),
-    }
+    let Command::Serve(config) = Cli::try_parse_from(args.iter().chain(flags)).expect("the flags are right").command
+    else {
+        panic!("serve was meant")
+    };
+    config
 }

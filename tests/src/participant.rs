@@ -246,7 +246,9 @@ impl Seen {
         match (branch, act) {
             (Branch::ReadOnly, _) => (200, json!({ "vote": "read_only" })),
             (Branch::Prepared | Branch::Committed, _) => (200, json!({ "vote": "prepared" })),
-            (Branch::Refused | Branch::Aborted, Act::Refuse(reason)) => (409, json!({ "vote": "abort", "reason": reason })),
+            (Branch::Refused | Branch::Aborted, Act::Refuse(reason)) => {
+                (409, json!({ "vote": "abort", "reason": reason }))
+            }
             (Branch::Refused | Branch::Aborted, _) => (409, json!({ "vote": "abort", "reason": "it has ended here" })),
         }
     }

@@ -83,7 +83,13 @@ impl Process {
     /// Waits until it has died of SIGKILL at its failpoint.
     pub async fn killed(&mut self) {
         let ended = self.ended().await;
-        assert_eq!(ended.signal(), Some(Signal::SIGKILL as i32), "{} ended otherwise: {ended}\n{}", self.name, self.log());
+        assert_eq!(
+            ended.signal(),
+            Some(Signal::SIGKILL as i32),
+            "{} ended otherwise: {ended}\n{}",
+            self.name,
+            self.log()
+        );
     }
 }
 
@@ -93,7 +99,11 @@ impl Drop for Process {
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("--- the end of what {} wrote:\n{}", self.name, lines[lines.len().saturating_sub(40)..].join("\n"));
+            eprintln!(
+                "--- the end of what {} wrote:\n{}",
+                self.name,
+                lines[lines.len().saturating_sub(40)..].join("\n")
+            );
         }
     }
 }

@@ -2,9 +2,12 @@
 //!
 //! Always true: what it does is decided by its seed and the number of the message.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{
@@ -18,6 +21,9 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::server::Server;
 
+/// The latest that a message arrives once more.
+pub const LATEST: Duration = Duration::from_secs(1);
+
 /// What becomes of a message.
 enum Fate {
     Delivered,
@@ -26,8 +32,8 @@ enum Fate {
     /// It arrives, and its answer doesn't.
     AnswerLost,
     Doubled,
-    /// It arrives once now, and once more after this many milliseconds: perhaps after what was sent later.
-    AgainLate(u64),
+    /// It arrives once now, and once more after this: perhaps after what was sent later.
+    AgainLate(Duration),
 }
 
 struct Shared {
@@ -57,7 +63,8 @@ impl Proxy {
     }
 
     fn with(target: &str, seed: u64, bad: u32) -> Self {
-        let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("a client can be made");
+        let http =
+            reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("a client can be made");
         let shared = Arc::new(Shared { target: target.to_owned(), seed, count: AtomicU64::new(0), bad, http });
         let router = Router::new().route("/{call}", post(pass)).with_state(shared.clone());
         Self { server: Server::start(router), shared }
@@ -94,10 +101,10 @@ async fn pass(State(shared): State<Arc<Shared>>, Path(call): Path<String>, body:
             lost()
         }
         Fate::Doubled => tokio::join!(shared.forward(&call, body.clone()), shared.forward(&call, body)).1,
-        Fate::AgainLate(ms) => {
+        Fate::AgainLate(later) => {
             let (again, call_again, body_again) = (shared.clone(), call.clone(), body.clone());
             tokio::spawn(async move {
-                tokio::time::sleep(std::time::Duration::from_millis(ms)).await;
+                tokio::time::sleep(later).await;
                 again.forward(&call_again, body_again).await;
             });
             shared.forward(&call, body).await
@@ -116,12 +123,13 @@ impl Shared {
             0 => Fate::Lost,
             1 => Fate::AnswerLost,
             2 => Fate::Doubled,
-            _ => Fate::AgainLate(random.random_range(10..1000)),
+            _ => Fate::AgainLate(LATEST.mul_f64(random.random())),
         }
     }
 
     async fn forward(&self, call: &str, body: String) -> Response {
-        let request = self.http.post(format!("{}/{call}", self.target)).header(header::CONTENT_TYPE, "application/json");
+        let request =
+            self.http.post(format!("{}/{call}", self.target)).header(header::CONTENT_TYPE, "application/json");
         let Ok(response) = request.body(body).send().await else {
             return (StatusCode::BAD_GATEWAY, "nobody is there").into_response();
         };

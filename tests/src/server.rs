@@ -59,7 +59,8 @@ impl Server {
             }
         };
         listener.set_nonblocking(true).expect("a socket can be made non-blocking");
-        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a thread can be started");
+        let runtime =
+            Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a thread can be started");
         let router = self.router.clone();
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("the socket listens");

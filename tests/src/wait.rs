@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 /// Nothing that works takes this long.
-pub const BOUND: Duration = Duration::from_secs(120);
+pub const BOUND: Duration = Duration::from_mins(2);
 
 /// How often a condition is looked at.
 pub const PAUSE: Duration = Duration::from_millis(10);

@@ -3,10 +3,7 @@
 use axum::Router;
 use reqwest::Method;
 use serde_json::{Value, json};
-use unanimous_coordinator::{
-    api::{AllowList, App, router},
-    engine::Limits,
-};
+use unanimous_coordinator::api::{AllowList, App, RequestLimits, router};
 use unanimous_tests::{
     api::{Answer, Api},
     coordinator::Coordinator,
@@ -126,7 +123,11 @@ async fn the_first_vote_stands_and_a_vote_counts_only_under_the_present_epoch() 
     let stale = api.vote(&id, "b", "prepared", &earlier).await.expect(412);
     assert_eq!(stale.problem(), "stale-epoch");
     assert_eq!(stale.body["epoch"], who["epoch"]);
-    assert_eq!(api.vote(UNKNOWN, "b", "prepared", &earlier).await.expect(412).problem(), "stale-epoch", "checked first");
+    assert_eq!(
+        api.vote(UNKNOWN, "b", "prepared", &earlier).await.expect(412).problem(),
+        "stale-epoch",
+        "checked first"
+    );
     let mut other = who.clone();
     other["id"] = json!("67e55044-10b1-426f-9247-bb680e5fe0c8");
     assert_eq!(api.vote(&id, "b", "prepared", &other).await.expect(409).problem(), "not-my-log");
@@ -168,14 +169,20 @@ async fn an_inquiry_is_answered_from_the_log_and_never_guessed() {
     assert_eq!(ask(UNKNOWN, &other_log, "1").await.expect(409).problem(), "not-my-log");
     let other_epoch = json!({ "id": who["id"], "epoch": UNKNOWN });
     assert_eq!(ask(UNKNOWN, &other_epoch, "1").await.expect(409).problem(), "not-my-log");
-    assert_eq!(ask(&id, &other_epoch, "1").await.expect(200).body["decision"], "commit", "what is in the log may be told");
+    assert_eq!(
+        ask(&id, &other_epoch, "1").await.expect(200).body["decision"],
+        "commit",
+        "what is in the log may be told"
+    );
     let nobody = api.get(&format!("/v1/transactions/{UNKNOWN}/decision")).await.expect(404);
     assert_eq!(nobody.problem(), "unknown-transaction");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn until_the_log_is_loaded_everything_but_healthz_is_503() {
-    let loading: Router = router(App::new(AllowList::default(), Limits::default()));
+    let limits =
+        RequestLimits { body_bytes: 1 << 20, branches: 256, default_timeout_ms: 30_000, max_timeout_ms: 60_000 };
+    let loading: Router = router(App::new(AllowList::default(), limits));
     let server = Server::start(loading);
     let api = Api::new(&server.url());
     let _ = api.get("/healthz").await.expect(200);
@@ -221,15 +228,30 @@ async fn a_problem_names_the_field_and_nothing_changes() {
         (r#"{"respond": "never"}"#, 400, "malformed", "respond"),
         (r#"{"branches": [{"payload": {}}]}"#, 400, "malformed", "participant"),
         (r#"{"branches": [{"participant": "not a url"}]}"#, 400, "malformed", "branches[0].participant"),
-        (r#"{"branches": [{"participant": "http://127.0.0.1:1", "branch": "a b"}]}"#, 400, "malformed", "branches[0].branch"),
-        (r#"{"branches": [{"participant": "http://127.0.0.1:1", "vote": "prepared"}]}"#, 400, "malformed", "branches[0].vote"),
+        (
+            r#"{"branches": [{"participant": "http://127.0.0.1:1", "branch": "a b"}]}"#,
+            400,
+            "malformed",
+            "branches[0].branch",
+        ),
+        (
+            r#"{"branches": [{"participant": "http://127.0.0.1:1", "vote": "prepared"}]}"#,
+            400,
+            "malformed",
+            "branches[0].vote",
+        ),
         (
             r#"{"branches": [{"participant": "http://127.0.0.1:1", "branch": "a"}, {"participant": "http://127.0.0.1:1", "branch": "a"}]}"#,
             400,
             "malformed",
             "branch",
         ),
-        (r#"{"branches": [{"participant": "http://10.1.2.3:80"}]}"#, 403, "forbidden-participant", "branches[0].participant"),
+        (
+            r#"{"branches": [{"participant": "http://10.1.2.3:80"}]}"#,
+            403,
+            "forbidden-participant",
+            "branches[0].participant",
+        ),
         (r#"{"metadata": {"a": 1}}"#, 400, "malformed", "metadata"),
         ("[]", 400, "malformed", "object"),
         ("{", 400, "malformed", "EOF"),
@@ -269,7 +291,8 @@ async fn a_commit_that_outlasts_its_wait_is_202_and_goes_on() {
     assert_eq!(look.expect(200).body["state"], "preparing");
     held.release();
     let _ = api.commit(&id).await.expect(200);
-    let waited = api.call(Method::GET, &format!("/v1/transactions/{id}"), &[("prefer", "wait=60")], None).await.unwrap();
+    let waited =
+        api.call(Method::GET, &format!("/v1/transactions/{id}"), &[("prefer", "wait=60")], None).await.unwrap();
     assert_eq!(waited.expect(200).body["state"], "committed", "a GET with a wait is answered at the end");
     assert_eq!(held.count(Call::Prepare), 1);
 }
@@ -326,6 +349,7 @@ async fn who_has_been_superseded_only_answers_what_is_in_its_log() {
     let commit = api.commit_in_background(&id);
     wait::until_so("it is superseded", async || api.get("/readyz").await.status == 503).await;
 
+    assert_eq!(commit.await.unwrap().unwrap().expect(503).problem(), "superseded", "who waits is told");
     let refused = api.get("/readyz").await.expect(503);
     assert_eq!(refused.problem(), "superseded");
     assert!(refused.text("detail").contains(&participant.url()), "it says who told it: {refused:?}");
@@ -345,7 +369,6 @@ async fn who_has_been_superseded_only_answers_what_is_in_its_log() {
     let told = api.inquire(&earlier, &who, "1").await.unwrap().expect(200);
     assert_eq!(told.body["decision"], "commit", "and decisions that are in the log");
 
-    commit.abort();
     coordinator.kill();
     coordinator.restart().await;
     let now = api.who().await;
@@ -378,6 +401,7 @@ fn epoch_in(seconds: u64) -> String {
 
 /// Answers that this epoch of the coordinator is known already.
 fn stale(coordinator: &Value, epoch: &str) -> impl Fn(&unanimous_tests::participant::Received) -> Act + use<> {
-    let problem = json!({ "type": "/problems/stale-epoch", "status": 412, "epoch": epoch, "coordinator": coordinator["id"] });
+    let problem =
+        json!({ "type": "/problems/stale-epoch", "status": 412, "epoch": epoch, "coordinator": coordinator["id"] });
     move |_| Act::Say(412, problem.clone())
 }

@@ -3,11 +3,10 @@
 //! What must come of it is the first half of the table of faults: before the decision is durable, abort; after it, commit,
 //! carried through without anybody's help. In both cases all branches agree, and what a client was told holds.
 
-use std::collections::BTreeMap;
-
+use reqwest::Method;
 use serde_json::{Value, json};
 use unanimous_tests::{
-    bank::{Bank, OPENING, account, transfer},
+    bank::{Bank, OPENING, account, holdings, named, transfer},
     coordinator::Coordinator,
     history::{Attempt, History, Move, Told},
     participant::{Act, Branch, Call, Participant},
@@ -37,8 +36,8 @@ impl Case {
         };
         coordinator.process.killed().await;
         let moves = vec![
-            Move { account: format!("0/{}", account(1)), cents: -cents },
-            Move { account: format!("1/{}", account(1)), cents },
+            Move { account: named(0, &account(1)), cents: -cents },
+            Move { account: named(1, &account(1)), cents },
         ];
         let attempts = vec![Attempt { transaction: id, moves, told: vec![told] }];
         Self { coordinator, banks, history: History { attempts, opening, ..History::default() } }
@@ -61,14 +60,6 @@ impl Case {
         self.history.assert_sound();
         ended
     }
-}
-
-async fn holdings(banks: &[Bank]) -> BTreeMap<String, i64> {
-    let mut all = BTreeMap::new();
-    for (number, bank) in banks.iter().enumerate() {
-        all.extend(bank.accounts().await.into_iter().map(|(name, cents)| (format!("{number}/{name}"), cents)));
-    }
-    all
 }
 
 async fn aborts_when_it_dies_at(failpoint: &str) {
@@ -230,6 +221,29 @@ async fn an_inquiry_during_a_restart_gets_no_answer_or_the_right_one() {
     coordinator.api.finished(&id).await;
     assert_eq!(gone.branch(&id, "gone"), Some(Branch::Committed));
     gone.assert_respected();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_lost_with_it_is_had_again_by_the_same_idempotency_key() {
+    let mut coordinator = Coordinator::start_to_die_at("after-mark").await;
+    let participant = Participant::start();
+    let body = json!({ "branches": [{ "participant": participant.url(), "payload": {} }], "commit": true });
+    let headers = [("content-type", "application/json"), ("idempotency-key", "order-17")];
+    let lost = coordinator.api.call(Method::POST, "/v1/transactions", &headers, Some(body.to_string())).await;
+    assert!(lost.is_err(), "{lost:?}");
+    coordinator.process.killed().await;
+    coordinator.restart().await;
+    let mut ids = vec![];
+    for _ in 0..2 {
+        let again = coordinator.api.post_with("/v1/transactions", &[headers[1]], &body).await.expect(200);
+        assert_eq!(again.headers["idempotency-replayed"], "true");
+        assert_eq!(again.body["decision"], "commit");
+        ids.push(again.text("id").to_owned());
+        coordinator.api.finished(&ids[0]).await;
+    }
+    assert_eq!(ids[0], ids[1]);
+    assert_eq!(participant.count(Call::Prepare), 1, "it was run once");
+    participant.assert_respected();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,7 +22,7 @@ async fn a_second_coordinator_on_the_same_folder_is_refused_and_the_first_serves
         assert_eq!(ended.code(), Some(1), "{}", second.log());
         let log = second.log();
         assert!(log.contains(coordinator.data().to_str().unwrap()), "it names the folder: {log}");
-        assert!(log.contains("lock"), "it says why: {log}");
+        assert!(log.contains("another coordinator has"), "it says why: {log}");
         assert!(!log.contains("panicked"), "{log}");
     }
     assert_eq!(coordinator.api.finished(&id).await["state"], "committed");
@@ -59,7 +59,7 @@ async fn an_older_copy_in_place_of_the_folder_presumes_nothing_about_what_it_nev
     proxy.down();
     last.release();
     let _ = commit.await.unwrap().unwrap().expect(200);
-    wait::until_so("the other bank has committed", async || other.balance(&account(1)).await == OPENING + 30).await;
+    other.comes_to_hold(&account(1), OPENING + 30).await;
     coordinator.kill();
 
     let newest = tempfile::tempdir().unwrap();
@@ -82,8 +82,8 @@ async fn an_older_copy_in_place_of_the_folder_presumes_nothing_about_what_it_nev
     std::fs::remove_dir_all(coordinator.data()).unwrap();
     copy_folder(newest.path(), &coordinator.data());
     coordinator.restart().await;
-    bank.nothing_in_doubt().await;
-    assert_eq!(bank.balance(&account(1)).await, OPENING - 30);
+    bank.comes_to_hold(&account(1), OPENING - 30).await;
+    assert_eq!(bank.in_doubt().await, 0);
     proxy.up();
     assert_eq!(coordinator.api.finished(&id).await["heuristic"], false);
 }

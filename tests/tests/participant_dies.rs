@@ -150,7 +150,7 @@ async fn ends_by_asking_alone(commits: bool) {
     bank.restart().await;
     bank.nothing_in_doubt().await;
     let moved = if commits { CENTS } else { 0 };
-    assert_eq!(bank.balance(&account(1)).await, OPENING - moved);
+    bank.comes_to_hold(&account(1), OPENING - moved).await;
     // It was not told: the coordinator still tries.
     let shown = coordinator.api.transaction(&id).await;
     assert_eq!(shown["branches"][0]["state"], if commits { "committing" } else { "aborting" });

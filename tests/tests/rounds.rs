@@ -16,7 +16,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::json;
 use unanimous_tests::{
     api::Api,
-    bank::{ACCOUNTS, Bank, account, posting},
+    bank::{ACCOUNTS, Bank, account, holdings, named, posting},
     coordinator::Coordinator,
     history::{Attempt, History, Move, Told},
 };
@@ -56,7 +56,8 @@ async fn teller(office: Arc<Office>, seed: u64) -> Vec<Attempt> {
             ],
         });
         let begun = office.api.try_post("/v1/transactions", &body).await;
-        let Some(id) = begun.ok().filter(|answer| answer.status == 201).map(|answer| answer.text("id").to_owned()) else {
+        let Some(id) = begun.ok().filter(|answer| answer.status == 201).map(|answer| answer.text("id").to_owned())
+        else {
             // The coordinator is away.
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
@@ -67,10 +68,8 @@ async fn teller(office: Arc<Office>, seed: u64) -> Vec<Attempt> {
             tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
             told.push(commit(&office.api, &id).await);
         }
-        let moves = vec![
-            Move { account: format!("{from}/{debit}"), cents: -cents },
-            Move { account: format!("{to}/{credit}"), cents },
-        ];
+        let moves =
+            vec![Move { account: named(from, &debit), cents: -cents }, Move { account: named(to, &credit), cents }];
         attempts.push(Attempt { transaction: id, moves, told });
     }
     attempts
@@ -85,14 +84,6 @@ async fn commit(api: &Api, id: &str) -> Told {
         Ok(answer) => panic!("{answer:?}"),
         Err(_) => Told::Unknown,
     }
-}
-
-async fn holdings(banks: &[Bank]) -> BTreeMap<String, i64> {
-    let mut all = BTreeMap::new();
-    for (number, bank) in banks.iter().enumerate() {
-        all.extend(bank.accounts().await.into_iter().map(|(name, cents)| (format!("{number}/{name}"), cents)));
-    }
-    all
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,6 +178,9 @@ fn report(history: &History, rounds: u64) {
     }
     let unanswered = history.attempts.iter().filter(|attempt| attempt.told.contains(&Told::Unknown)).count();
     println!("{} transfers: {codes:?}; {unanswered} clients got no answer at first", history.attempts.len());
-    assert!(codes.get("committed").is_some_and(|count| *count as u64 > rounds), "hardly anything was committed: {codes:?}");
+    assert!(
+        codes.get("committed").is_some_and(|count| *count as u64 > rounds),
+        "hardly anything was committed: {codes:?}"
+    );
     assert!(unanswered > 0, "no kill met a commit under way");
 }

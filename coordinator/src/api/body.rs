@@ -14,10 +14,8 @@ use unanimous_sdk::protocol::{
 };
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::App;
 use crate::{engine::NewKey, transaction::Payload};
-
-/// The largest body, PROTOCOL §7.
-const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 /// How long a client may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -27,11 +25,11 @@ fn malformed(detail: impl Into<String>) -> Problem {
 }
 
 /// Reads a JSON object; no body at all is an empty one.
-async fn bytes(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+async fn bytes(headers: &HeaderMap, body: Body, most: usize) -> Result<Bytes, Problem> {
     check_media_type(headers)?;
-    let bytes = match tokio::time::timeout(BODY_TIMEOUT, body::to_bytes(body, MAX_BODY_BYTES)).await {
+    let bytes = match tokio::time::timeout(BODY_TIMEOUT, body::to_bytes(body, most)).await {
         Ok(Ok(bytes)) => bytes,
-        Ok(Err(error)) => return Err(unread(&error)),
+        Ok(Err(error)) => return Err(unread(&error, most)),
         Err(_) => return Err(malformed("the body did not come within 30 s")),
     };
     Ok(if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes })
@@ -40,12 +38,13 @@ async fn bytes(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
 /// Reads a JSON object, and the Idempotency-Key that came with it. In the digest of the body the members in `apart` don't
 /// count.
 pub(super) async fn read<T: DeserializeOwned>(
+    app: &App,
     headers: &HeaderMap,
     body: Body,
     apart: &[&str],
 ) -> Result<(T, Option<NewKey>), Problem> {
     let text = key(headers)?;
-    let bytes = bytes(headers, body).await?;
+    let bytes = bytes(headers, body, app.0.limits.body_bytes).await?;
     let value = parse(&bytes)?;
     let key = match text {
         Some(text) => Some(NewKey { text, body: digest(&bytes, apart)? }),
@@ -100,11 +99,11 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     unsupported(format!("Content-Type {given:?} is not taken: send application/json"))
 }
 
-fn unread(error: &axum::Error) -> Problem {
+fn unread(error: &axum::Error, most: usize) -> Problem {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if error.is::<http_body_util::LengthLimitError>() {
-            return Problem::new(ProblemType::TooLarge, format!("the body has more than {MAX_BODY_BYTES} bytes"));
+            return Problem::new(ProblemType::TooLarge, format!("the body has more than {most} bytes"));
         }
         cause = error.source();
     }

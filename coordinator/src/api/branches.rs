@@ -88,7 +88,7 @@ pub(super) async fn enlist(
 ) -> Result<Response, Failure> {
     let service = app.service_for_work()?;
     let id = body::transaction_id(&id?)?;
-    let (body, key): (BranchBody, _) = body::read(&headers, body, &["coordinator"]).await?;
+    let (body, key): (BranchBody, _) = body::read(&app, &headers, body, &["coordinator"]).await?;
     let enlist = Enlist { key, ..body.enlist(&app)? };
     let again = enlist.clone();
     let enlisted = match service.with(|engine, now| engine.enlist(now, id, enlist)) {
@@ -122,7 +122,7 @@ pub(super) async fn vote(
     let Path((id, branch)) = path?;
     let id = body::transaction_id(&id)?;
     let branch = body::branch_name(&branch)?;
-    let (VoteBody { vote, coordinator }, key) = body::read(&headers, body, &["coordinator"]).await?;
+    let (VoteBody { vote, coordinator }, key) = body::read(&app, &headers, body, &["coordinator"]).await?;
     let voted = service.with(|engine, now| engine.vote(now, id, branch.clone(), vote, &coordinator, key.clone()));
     let replayed = match voted {
         Ok((barrier, replayed)) => {

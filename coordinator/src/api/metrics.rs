@@ -53,5 +53,6 @@ fn name(method: &Method) -> &'static str {
 
 /// Whether it answers a call that asked for a commit, with its decision. (A begin that asks for none is 201.)
 fn is_decision(route: &str, status: StatusCode) -> bool {
-    matches!(route, "/v1/transactions" | "/v1/transactions/{id}/commit") && matches!(status, StatusCode::OK | StatusCode::CONFLICT)
+    matches!(route, "/v1/transactions" | "/v1/transactions/{id}/commit")
+        && matches!(status, StatusCode::OK | StatusCode::CONFLICT)
 }

@@ -31,7 +31,17 @@ use unanimous_sdk::protocol::{Problem, ProblemType};
 
 pub use self::allow_list::AllowList;
 use self::problem::{Failure, method_not_allowed, not_found};
-use crate::engine::{Limits, Service};
+use crate::engine::Service;
+
+/// What a request may ask for, PROTOCOL §7; past it, it is refused.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct RequestLimits {
+    pub body_bytes: usize,
+    pub branches: usize,
+    pub default_timeout_ms: u64,
+    pub max_timeout_ms: u64,
+}
 
 /// What every request is answered with.
 #[derive(Clone)]
@@ -39,14 +49,14 @@ pub struct App(Arc<Inner>);
 
 struct Inner {
     allow: AllowList,
-    limits: Limits,
+    limits: RequestLimits,
     service: OnceLock<Service>,
     ending: AtomicBool,
 }
 
 impl App {
     /// Answers 503 until [`App::ready`].
-    pub fn new(allow: AllowList, limits: Limits) -> Self {
+    pub fn new(allow: AllowList, limits: RequestLimits) -> Self {
         Self(Arc::new(Inner { allow, limits, service: OnceLock::new(), ending: AtomicBool::new(false) }))
     }
 

@@ -114,6 +114,11 @@ pub(super) fn plain(why: Refusal) -> Failure {
             ProblemType::Overloaded,
             format!("{undecided} transactions are undecided, as many as may be; try again when some are decided"),
         ),
+        Refusal::DiskFull => Problem::new(
+            ProblemType::DiskFull,
+            "the disk that holds the log is nearly full: nothing new is begun or enlisted until there is room again; what is \
+             under way can be voted on, committed and aborted",
+        ),
         Refusal::StaleEpoch { present } => {
             let detail = format!("`coordinator.epoch`: the present epoch is {present}; keep it with the vote, and repeat");
             Problem::new(ProblemType::StaleEpoch, detail).with("epoch", present)

@@ -26,8 +26,9 @@ use crate::{
 /// How long a commit waits for its decision if it isn't told.
 const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 
-const DEFAULT_TIMEOUT_MS: u64 = 30_000;
-const LONGEST_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
+/// How long an answer that need not wait for the log waits for it all the same.
+const MOMENT: Duration = Duration::from_millis(500);
+
 const MOST_METADATA: usize = 16;
 const LONGEST_METADATA_KEY: usize = 128;
 const LONGEST_METADATA_VALUE: usize = 1024;
@@ -77,7 +78,7 @@ fn invalid(detail: impl Into<String>) -> Problem {
 
 pub(super) async fn begin(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, Failure> {
     let service = app.service_for_work()?;
-    let (body, key): (BeginBody, _) = body::read(&headers, body, &[]).await?;
+    let (body, key): (BeginBody, _) = body::read(&app, &headers, body, &[]).await?;
     let (commit, wanted) = (body.commit.unwrap_or(false), milestone(body.respond));
     let begin = Begin { key: key.clone(), ..check(&app, body)? };
     let traceparent = traceparent(&headers);
@@ -117,9 +118,10 @@ fn asked_wait(headers: &HeaderMap) -> Duration {
 
 /// Holds a begin against the limits.
 fn check(app: &App, body: BeginBody) -> Result<Begin, Problem> {
-    let timeout_ms = body.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS);
-    if !(1..=LONGEST_TIMEOUT_MS).contains(&timeout_ms) {
-        return Err(invalid(format!("`timeout_ms` is {timeout_ms}; it is 1 to {LONGEST_TIMEOUT_MS}")));
+    let limits = &app.0.limits;
+    let timeout_ms = body.timeout_ms.unwrap_or(limits.default_timeout_ms);
+    if !(1..=limits.max_timeout_ms).contains(&timeout_ms) {
+        return Err(invalid(format!("`timeout_ms` is {timeout_ms}; it is 1 to {}", limits.max_timeout_ms)));
     }
     let metadata = body.metadata.unwrap_or_default();
     if metadata.len() > MOST_METADATA {
@@ -135,7 +137,7 @@ fn check(app: &App, body: BeginBody) -> Result<Begin, Problem> {
         }
     }
     let given = body.branches.unwrap_or_default();
-    let most = app.0.limits.branches;
+    let most = limits.branches;
     if given.len() > most {
         return Err(invalid(format!("`branches` has {} items; a transaction has at most {most}", given.len())));
     }
@@ -154,7 +156,7 @@ pub(super) async fn commit(
 ) -> Result<Response, Failure> {
     let service = app.service_for_work()?;
     let id = body::transaction_id(&id?)?;
-    let (body, key): (CommitBody, _) = body::read(&headers, body, &[]).await?;
+    let (body, key): (CommitBody, _) = body::read(&app, &headers, body, &[]).await?;
     let wanted = milestone(body.respond);
     let traceparent = traceparent(&headers);
     match service.with(|engine, now| engine.commit(now, id, wanted, traceparent, key.clone())) {
@@ -181,7 +183,7 @@ pub(super) async fn abort(
 ) -> Result<Response, Failure> {
     let service = app.service_for_work()?;
     let id = body::transaction_id(&id?)?;
-    let (AbortBody { reason: detail }, key) = body::read(&headers, body, &[]).await?;
+    let (AbortBody { reason: detail }, key) = body::read(&app, &headers, body, &[]).await?;
     if let Some(length) = detail.as_ref().map(String::len).filter(|length| *length > LONGEST_REASON) {
         return Err(invalid(format!("`reason` has {length} bytes; it has at most {LONGEST_REASON}")).into());
     }
@@ -259,7 +261,8 @@ async fn outcome(
         Some(Decision::Abort) => Err(aborted(&view)),
         None => {
             service.with(|engine, _| engine.refuse_if_superseded()).map_err(|refused| plain(refused.why))?;
-            service.reached(begun).await;
+            // Its beginning is written in a moment, unless the disk hangs; then the answer must not hang with it.
+            let _ = tokio::time::timeout(MOMENT, service.reached(begun)).await;
             Ok((StatusCode::ACCEPTED, Json(view)).into_response())
         }
     }

@@ -97,7 +97,9 @@ fn check(flags: &Command, flag: &Arg, key: &str, value: &Value) -> Result<Vec<St
         single => text(single).map(|text| vec![text]),
     };
     let Some(texts) = texts else {
-        return Err(if is_list { "expected a list of texts" } else { "expected one text, number, true or false" }.to_owned());
+        return Err(
+            if is_list { "expected a list of texts" } else { "expected one text, number, true or false" }.to_owned()
+        );
     };
     let args = texts.iter().map(|text| format!("--{key}={text}"));
     match flags.clone().try_get_matches_from(args) {

@@ -25,7 +25,12 @@ const YEAR_MS: u64 = 365 * 24 * 3_600_000;
 
 /// The command line.
 #[derive(Debug, Parser)]
-#[command(name = "unanimous", version, about = "A two-phase commit transaction coordinator", arg_required_else_help = true)]
+#[command(
+    name = "unanimous",
+    version,
+    about = "A two-phase commit transaction coordinator",
+    arg_required_else_help = true
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -171,7 +176,9 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 
 /// A URL to be advertised: without query, fragment or user, the trailing slash dropped.
 fn advertised(text: &str) -> Result<String, String> {
-    text.parse::<ParticipantUrl>().map(String::from).map_err(|_| "expected an http or https URL such as http://host:7070".to_owned())
+    text.parse::<ParticipantUrl>()
+        .map(String::from)
+        .map_err(|_| "expected an http or https URL such as http://host:7070".to_owned())
 }
 
 fn retention(text: &str) -> Result<Duration, String> {
@@ -180,7 +187,8 @@ fn retention(text: &str) -> Result<Duration, String> {
     let whole = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
     let retain = whole.and_then(|whole| Duration::try_from(whole).ok());
     retain.filter(|retain| (Duration::from_secs(1)..=LONGEST).contains(retain)).ok_or_else(|| {
-        "expected a duration from 1s to 36500d, in weeks, days, hours, minutes and seconds, such as 7d or 1h30m".to_owned()
+        "expected a duration from 1s to 36500d, in weeks, days, hours, minutes and seconds, such as 7d or 1h30m"
+            .to_owned()
     })
 }
 

@@ -38,7 +38,8 @@ pub struct Settings(pub Vec<Setting>);
 
 impl Settings {
     pub(super) fn of(command: &Command, given: &ArgMatches, file: &File) -> Self {
-        let flags = command.get_arguments().filter(|flag| !matches!(flag.get_action(), ArgAction::Help | ArgAction::Version));
+        let flags =
+            command.get_arguments().filter(|flag| !matches!(flag.get_action(), ArgAction::Help | ArgAction::Version));
         Self(flags.filter_map(|flag| Some(setting(flag, flag.get_long()?, given, file))).collect())
     }
 }

@@ -40,7 +40,11 @@ fn refusal(text: &str) -> String {
 /// The flags that a file can stand for, in order.
 fn flags() -> Vec<Arg> {
     let command = Cli::command();
-    let flags = command.find_subcommand("serve").unwrap().get_arguments().filter(|flag| file::is_key(flag, flag.get_long().unwrap_or("config")));
+    let flags = command
+        .find_subcommand("serve")
+        .unwrap()
+        .get_arguments()
+        .filter(|flag| file::is_key(flag, flag.get_long().unwrap_or("config")));
     flags.filter(|flag| !matches!(flag.get_action(), ArgAction::Help)).cloned().collect()
 }
 
@@ -92,13 +96,22 @@ fn a_file_stands_over_the_defaults_and_under_the_flags() {
     assert_eq!((config.max_branches, config.max_undecided), (5, 4));
     assert_eq!((config.insecure, config.log_json), (true, false));
     assert_eq!(config.retain, Duration::from_hours(36));
-    assert_eq!(config.allow_participants.iter().map(ParticipantUrl::as_str).collect::<Vec<_>>(), ["http://a:1/x", "https://b"]);
+    assert_eq!(
+        config.allow_participants.iter().map(ParticipantUrl::as_str).collect::<Vec<_>>(),
+        ["http://a:1/x", "https://b"]
+    );
 
     let settings = loaded(&given).unwrap().settings;
     let source = |key: &str| settings.0.iter().find(|setting| setting.key == key).unwrap().source.clone();
     let from_file = Source::File(file.path().to_owned());
-    assert_eq!((source("listen"), source("allow-participant"), source("insecure")), (from_file.clone(), from_file.clone(), from_file));
-    assert_eq!((source("max-branches"), source("log-json"), source("config")), (Source::Flag, Source::Flag, Source::Flag));
+    assert_eq!(
+        (source("listen"), source("allow-participant"), source("insecure")),
+        (from_file.clone(), from_file.clone(), from_file)
+    );
+    assert_eq!(
+        (source("max-branches"), source("log-json"), source("config")),
+        (Source::Flag, Source::Flag, Source::Flag)
+    );
     assert_eq!((source("advertise"), source("max-connections")), (Source::Default, Source::Default));
 }
 
@@ -111,7 +124,13 @@ fn a_flag_replaces_the_list_of_a_file() {
 
 #[test]
 fn what_is_printed_is_a_file_that_says_the_same() {
-    let args = ["--max-branches=7", "--retain=1h30m", "--allow-participant=http://a", "--advertise=http://pay:7070", "--insecure"];
+    let args = [
+        "--max-branches=7",
+        "--retain=1h30m",
+        "--allow-participant=http://a",
+        "--advertise=http://pay:7070",
+        "--insecure",
+    ];
     let printed = loaded(&args).unwrap().settings.to_string();
     let file = file(&printed);
     let (given, read) = (serve(&args), serve(&["--config", path(file.path())]));
@@ -125,7 +144,10 @@ fn an_unknown_key_is_named_with_the_nearest_known() {
     let message = refusal("max-branchs = 3");
     assert!(message.contains("`max-branchs`") && message.contains("`max-branches`"), "{message}");
     let message = refusal("zzz = 3");
-    assert!(message.contains("`zzz`") && message.contains("allow-participant") && message.contains("retain"), "{message}");
+    assert!(
+        message.contains("`zzz`") && message.contains("allow-participant") && message.contains("retain"),
+        "{message}"
+    );
     assert!(refusal("[listen]\nport = 1").contains("`listen`"));
     assert!(refusal("[server]\nport = 1").contains("`server`"));
     assert!(refusal("config = \"other.toml\"").contains("`config`"), "a file can't name another");
@@ -152,7 +174,10 @@ fn an_invalid_value_is_refused_with_its_key_and_what_is_allowed() {
         }
     }
     let message = loaded(&["--max-branches", "0"]).unwrap_err();
-    assert!(message.contains("--max-branches") && message.contains("'0'") && message.contains("1..=10000"), "{message}");
+    assert!(
+        message.contains("--max-branches") && message.contains("'0'") && message.contains("1..=10000"),
+        "{message}"
+    );
     let message = serve(&["--max-timeout-ms", "10"]).check().unwrap_err();
     assert!(message.contains("--default-timeout-ms 30000") && message.contains("--max-timeout-ms 10"), "{message}");
 }
@@ -190,7 +215,7 @@ fn example() -> String {
         text.push('\n');
         let mut line = "#".to_owned();
         for word in flag.get_help().unwrap().to_string().split_whitespace() {
-            if line.len() + word.len() > 118 {
+            if line.len() + word.len() > 117 {
                 text.push_str(&line);
                 text.push('\n');
                 "#".clone_into(&mut line);
@@ -207,7 +232,8 @@ fn example() -> String {
             (_, [text]) => format!("{text:?}"),
             (key, _) => panic!("{key} has neither a default nor an example"),
         };
-        text.push_str(&format!("{line}\n# {key} = {value}\n"));
+        let example = if default.is_empty() { "\n# Not set unless you say so; such as:" } else { "" };
+        text += &[&line, ".", example, "\n# ", key, " = ", &value, "\n"].concat();
     }
     text
 }

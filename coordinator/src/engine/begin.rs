@@ -27,6 +27,9 @@ impl Engine {
     /// looked for it before, in [`Engine::begun_under`] and in the log.
     pub fn begin(&mut self, now: Now, begin: Begin) -> Result<(View, Barrier), Refused> {
         self.refuse_if_superseded()?;
+        if self.disk_full {
+            return Err(Refused::new(Refusal::DiskFull));
+        }
         if self.undecided >= self.limits.undecided {
             return Err(Refused::new(Refusal::Overloaded { undecided: self.undecided }));
         }

@@ -57,6 +57,7 @@ impl Engine {
                 barrier: Barrier::written(Lsn(self.next_lsn.0 - 1)),
             });
         }
+        self.refuse_if_disk_full(id, enlist.name.as_ref())?;
         let most = self.limits.branches;
         let key = enlist.key.clone();
         let (event, chosen, participant) = enlist.into_event(most);
@@ -182,6 +183,16 @@ impl Engine {
             }
             None => Ok(()),
         }
+    }
+
+    /// A branch that is there already, or can't be enlisted any more, has its answer all the same.
+    fn refuse_if_disk_full(&self, id: TransactionId, name: Option<&BranchName>) -> Result<(), Refused> {
+        let Some(live) = self.live.get(&id) else { return Ok(()) };
+        let is_there = name.is_some_and(|name| live.transaction.branch(name).is_some());
+        if self.disk_full && live.transaction.state == State::Active && !is_there {
+            return Err(Refused::new(Refusal::DiskFull));
+        }
+        Ok(())
     }
 
     /// An unsolicited vote counts only under the present epoch.

@@ -4,7 +4,7 @@
 //! branch needs at the moment the call is made.
 //!
 //! A call that isn't answered is made again after a pause that doubles from 100 ms to 30 s, with jitter. A participant to
-//! which no connection can be made is tried with one call at a time, at least every 5 s. As soon as it answers as it
+//! which no connection can be made is tried with one call at a time, at least every second. As soon as it answers as it
 //! should, everything that waits for it goes out.
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::{
 
 const FIRST_PAUSE_MS: u64 = 100;
 const LONGEST_PAUSE_MS: u64 = 30_000;
-const LONGEST_PROBE_PAUSE_MS: u64 = 5_000;
+const LONGEST_PROBE_PAUSE_MS: u64 = 1_000;
 
 /// How the call that a branch needs stands.
 #[derive(Debug, Default)]

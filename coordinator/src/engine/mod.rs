@@ -139,7 +139,7 @@ pub struct Engine {
     epoch: Epoch,
     epochs: BTreeSet<Epoch>,
     url: String,
-    created_at: UnixMillis,
+    retained_since: UnixMillis,
     limits: Limits,
     live: HashMap<TransactionId, Live>,
     /// Live transactions by the keys they were begun under.
@@ -157,6 +157,8 @@ pub struct Engine {
     next_sequence: u64,
     random: StdRng,
     superseded: Option<(Epoch, ParticipantUrl)>,
+    /// New work is refused; what is under way goes on.
+    disk_full: bool,
     outputs: Vec<Output>,
 }
 
@@ -170,7 +172,7 @@ impl Engine {
             epoch: recovered.epoch,
             epochs: recovered.epochs,
             url,
-            created_at: recovered.created_at,
+            retained_since: recovered.created_at,
             limits,
             live: HashMap::with_capacity(recovered.live.len()),
             keys: HashMap::new(),
@@ -185,6 +187,7 @@ impl Engine {
             next_sequence: recovered.sequence + 1,
             random: StdRng::from_seed(seed),
             superseded: None,
+            disk_full: false,
             outputs: vec![],
         };
         let ids: Vec<_> = recovered.live.iter().map(|(id, _)| *id).collect();
@@ -205,6 +208,11 @@ impl Engine {
     /// Who it is, as it stands in every message.
     pub fn coordinator(&self) -> Coordinator {
         Coordinator { id: self.id, epoch: self.epoch, url: self.url.clone(), horizon: self.horizon.present() }
+    }
+
+    /// While the disk counts as full, nothing new is begun or enlisted; all else goes on.
+    pub fn set_disk_full(&mut self, full: bool) {
+        self.disk_full = full;
     }
 
     /// What is to be done now; the outputs of all operations since it was last asked.
@@ -405,7 +413,12 @@ impl Engine {
 
     /// From which time on an unknown id was surely never committed.
     pub fn retained_since(&self) -> UnixMillis {
-        self.created_at
+        self.retained_since
+    }
+
+    /// What finished, and was begun before this, may be gone from the log.
+    pub fn retained(&mut self, since: UnixMillis) {
+        self.retained_since = self.retained_since.max(since);
     }
 
     /// How many transactions have no decision yet.

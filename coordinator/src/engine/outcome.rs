@@ -14,6 +14,8 @@ pub enum Refusal {
     NotLive,
     /// As many transactions are undecided as may be.
     Overloaded { undecided: usize },
+    /// There is room on the disk only for what is under way.
+    DiskFull,
     /// A vote under another epoch than the present one.
     StaleEpoch { present: Epoch },
     /// A vote or an inquiry for another coordinator's log, or an epoch this log never had.

@@ -2,35 +2,43 @@
 //!
 //! Always true: all tables are flushed together, and a batch is in all of them or in none.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use rocksdb::{
     ColumnFamily, DB, DBCompressionType, DBRecoveryMode, Direction, IteratorMode, LogLevel, Options, WriteBatch,
-    WriteOptions,
+    WriteOptions, compaction_filter::Decision,
 };
-use unanimous_sdk::protocol::CoordinatorId;
+use unanimous_sdk::protocol::{CoordinatorId, UnixMillis};
 
 use super::{
     Error,
     encoding::{Change, Table},
+    index,
     recovery::{self, Each, Tables},
+    space,
 };
 
-/// Held in memory before it goes to a file; most of what is written is deleted before that.
-const WRITE_BUFFER_BYTES: usize = 32 << 20;
-/// Bounds what start must read again.
-const WAL_BYTES: u64 = 64 << 20;
-
 /// The open database.
-pub(super) struct Database(DB);
+pub(super) struct Database {
+    db: DB,
+    /// Index rows of transactions begun before this time are dropped when their file is compacted.
+    index_since_ms: Arc<AtomicU64>,
+}
 
 impl Database {
     /// Makes an empty one.
     pub(super) fn create(path: &Path, coordinator: CoordinatorId) -> Result<(), Error> {
-        let mut options = options();
-        options.create_if_missing(true);
-        options.create_missing_column_families(true);
-        let database = DB::open_cf_with_opts(&options, path, tables()).map(Self).map_err(failed("be created"))?;
+        let database = Self::with(path, "be created", |mut options, tables| {
+            options.create_if_missing(true);
+            options.create_missing_column_families(true);
+            DB::open_cf_with_opts(&options, path, tables)
+        })?;
         database.write(&recovery::create(coordinator)?, true)
     }
 
@@ -40,12 +48,38 @@ impl Database {
         if !path.join("CURRENT").exists() {
             return Err(Error::DatabaseMissing { path: path.to_owned() });
         }
-        DB::open_cf_with_opts_for_read_only(&options(), path, tables(), false).map(Self).map_err(failed("be opened"))
+        Self::with(path, "be opened", |options, tables| {
+            DB::open_cf_with_opts_for_read_only(&options, path, tables, false)
+        })
     }
 
     /// Opens it; what it holds is durable when this returns, though a killed process may not have synced it.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        DB::open_cf_with_opts(&options(), path, tables()).map(Self).map_err(failed("be opened"))
+        Self::with(path, "be opened", |options, tables| DB::open_cf_with_opts(&options, path, tables))
+    }
+
+    fn with(
+        path: &Path,
+        doing: &'static str,
+        open: impl FnOnce(Options, Vec<(&'static str, Options)>) -> Result<DB, rocksdb::Error>,
+    ) -> Result<Self, Error> {
+        let sizes = Sizes::within(space::reserve_bytes(path)?);
+        let index_since_ms = Arc::new(AtomicU64::new(0));
+        let db = open(options(sizes), tables(sizes, &index_since_ms)).map_err(failed(doing))?;
+        Ok(Self { db, index_since_ms })
+    }
+
+    /// Index rows of transactions begun earlier are dropped from now on.
+    pub(super) fn forget_index_before(&self, since: UnixMillis) {
+        self.index_since_ms.fetch_max(since.0, Ordering::Relaxed);
+    }
+
+    /// Gives back the room that dropped rows take.
+    pub(super) fn compact(&self, tables: &[Table]) -> Result<(), Error> {
+        for table in tables {
+            self.db.compact_range_cf(self.table(*table)?, None::<&[u8]>, None::<&[u8]>);
+        }
+        Ok(())
     }
 
     /// Writes one batch; with `sync`, the disk has it, and all before it, when this returns.
@@ -55,30 +89,31 @@ impl Database {
             match change {
                 Change::Put(table, key, value) => batch.put_cf(self.table(*table)?, key, value),
                 Change::Delete(table, key) => batch.delete_cf(self.table(*table)?, key),
+                Change::DeleteRange(table, from, below) => batch.delete_range_cf(self.table(*table)?, from, below),
             }
         }
         let mut options = WriteOptions::default();
         options.set_sync(sync);
-        self.0.write_opt(batch, &options).map_err(|source| Error::Write { source })
+        self.db.write_opt(batch, &options).map_err(|source| Error::Write { source })
     }
 
     fn table(&self, table: Table) -> Result<&ColumnFamily, Error> {
-        self.0.cf_handle(table.name()).ok_or_else(|| Error::Misuse(format!("there is no table {}", table.name())))
+        self.db.cf_handle(table.name()).ok_or_else(|| Error::Misuse(format!("there is no table {}", table.name())))
     }
 }
 
 impl Tables for Database {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        self.0.get_cf(self.table(table)?, key).map_err(failed("be read"))
+        self.db.get_cf(self.table(table)?, key).map_err(failed("be read"))
     }
 
     fn last(&self, table: Table, upto: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let mut rows = self.0.iterator_cf(self.table(table)?, IteratorMode::From(upto, Direction::Reverse));
+        let mut rows = self.db.iterator_cf(self.table(table)?, IteratorMode::From(upto, Direction::Reverse));
         Ok(rows.next().transpose().map_err(failed("be read"))?.map(|(key, _)| key.into_vec()))
     }
 
     fn scan(&self, table: Table, from: &[u8], each: &mut Each<'_>) -> Result<(), Error> {
-        for row in self.0.iterator_cf(self.table(table)?, IteratorMode::From(from, Direction::Forward)) {
+        for row in self.db.iterator_cf(self.table(table)?, IteratorMode::From(from, Direction::Forward)) {
             let (key, value) = row.map_err(failed("be read"))?;
             each(&key, &value)?;
         }
@@ -90,14 +125,34 @@ fn failed(doing: &'static str) -> impl FnOnce(rocksdb::Error) -> Error {
     move |source| Error::Database { doing, source }
 }
 
-fn options() -> Options {
+/// In bytes.
+#[derive(Clone, Copy)]
+struct Sizes {
+    /// Held in memory before it goes to a file; most of what is written is deleted before that. A little more than this
+    /// is allocated on the disk at once for what is written ahead.
+    write_buffer: usize,
+    /// Bounds what start must read again, and what must be made room for then.
+    wal: u64,
+    manifest: usize,
+}
+
+impl Sizes {
+    /// What is allocated at once must fit into the reserve, or on a small disk the log itself would use it up.
+    fn within(reserve: u64) -> Self {
+        let part = |of| usize::try_from(reserve / of).unwrap_or(usize::MAX);
+        Self { write_buffer: part(2), wal: reserve, manifest: part(16) }
+    }
+}
+
+fn options(sizes: Sizes) -> Options {
     let mut options = Options::default();
     // Behind it stand the chain and the mark: no recovery mode can be trusted alone.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_track_and_verify_wals_in_manifest(true);
     // A table must never be ahead of another one after a crash.
     options.set_atomic_flush(true);
-    options.set_max_total_wal_size(WAL_BYTES);
+    options.set_max_total_wal_size(sizes.wal);
+    options.set_manifest_preallocation_size(sizes.manifest);
     options.set_max_background_jobs(2);
     options.set_max_open_files(256);
     options.set_log_level(LogLevel::Warn);
@@ -108,17 +163,26 @@ fn options() -> Options {
     options
 }
 
-fn tables() -> Vec<(&'static str, Options)> {
+fn tables(sizes: Sizes, index_since_ms: &Arc<AtomicU64>) -> Vec<(&'static str, Options)> {
+    let mut default = Options::default();
+    // Nothing is ever in it, but the largest of all counts for what is allocated.
+    default.set_write_buffer_size(sizes.write_buffer);
     let options = |table| {
-        let mut options = Options::default();
-        options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+        let mut options = default.clone();
         options.set_compression_type(match table {
-            Table::History => DBCompressionType::Lz4,
+            Table::History | Table::Kept => DBCompressionType::Lz4,
             Table::Live | Table::Outcomes | Table::Index | Table::Meta => DBCompressionType::None,
         });
+        if table == Table::Index {
+            let since = Arc::clone(index_since_ms);
+            options.set_compaction_filter("retention", move |_, key, value| {
+                let dropped = value.is_empty() && index::begun_ms(key).is_some_and(|at| at < since.load(Ordering::Relaxed));
+                if dropped { Decision::Remove } else { Decision::Keep }
+            });
+        }
         options
     };
-    let mut all = vec![("default", Options::default())];
-    all.extend(Table::ALL.map(|table| (table.name(), options(table))));
+    let mut all = Vec::from(Table::ALL.map(|table| (table.name(), options(table))));
+    all.push(("default", default));
     all
 }

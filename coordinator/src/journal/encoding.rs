@@ -19,20 +19,24 @@ pub(super) enum Table {
     Outcomes,
     /// Transaction → how it finished.
     History,
-    /// (tag, transaction) → nothing, of those in `history`.
+    /// The same, of those that a range of ids can't drop when their time has come.
+    Kept,
+    /// (tag, transaction) → nothing, or [`INDEX_KEPT`] of those in `kept`.
     Index,
     /// What belongs to the log as a whole.
     Meta,
 }
 
 impl Table {
-    pub(super) const ALL: [Self; 5] = [Self::Live, Self::Outcomes, Self::History, Self::Index, Self::Meta];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Live, Self::Outcomes, Self::History, Self::Kept, Self::Index, Self::Meta];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Live => "live",
             Self::Outcomes => "outcomes",
             Self::History => "history",
+            Self::Kept => "kept",
             Self::Index => "index",
             Self::Meta => "meta",
         }
@@ -44,7 +48,12 @@ impl Table {
 pub(super) enum Change {
     Put(Table, Vec<u8>, Vec<u8>),
     Delete(Table, Vec<u8>),
+    /// All keys from the first on that are below the second.
+    DeleteRange(Table, Vec<u8>, Vec<u8>),
 }
+
+/// The value of an index row that is taken away with its transaction, and not before.
+pub(super) const INDEX_KEPT: &[u8] = &[1];
 
 /// Keys of `meta`.
 pub(super) const COORDINATOR: &[u8] = b"coordinator";
@@ -99,6 +108,11 @@ pub(super) fn live_of_key(key: &[u8]) -> Result<(TransactionId, u32), Unreadable
 
 pub(super) fn history_key(id: TransactionId) -> Vec<u8> {
     id.uuid().as_bytes().to_vec()
+}
+
+pub(super) fn history_of_key(key: &[u8]) -> Result<TransactionId, Unreadable> {
+    let key = key.try_into().map_err(|_| Unreadable::Malformed("a key of 16 bytes was expected".to_owned()))?;
+    Ok(TransactionId::from_uuid(Uuid::from_bytes(key)))
 }
 
 pub(super) fn outcome_key(number: u64) -> Vec<u8> {

@@ -1,6 +1,6 @@
 //! Why the log can't be opened, read or written: what was found, where, and what to do now.
 //!
-//! Always true: where a message says that nothing was changed, nothing was, but for the lock file.
+//! Always true: where a message says that nothing was changed, nothing was, but for the lock file and the reserve.
 
 use std::{io, path::PathBuf};
 

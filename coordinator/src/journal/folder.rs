@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   LOCK          held as long as the log is open
+//!   RESERVE       room, to be given up when the disk is full
 //!   log/FORMAT    text: what this is, its format, its coordinator; never changes
 //!   log/MARK      how far the log must reach
 //!   log/db/       RocksDB

@@ -82,6 +82,23 @@ pub struct Find {
     pub groups: Vec<Vec<Tag>>,
 }
 
+/// When the transaction of an index row was begun, as its id says.
+pub(super) fn begun_ms(row: &[u8]) -> Option<u64> {
+    let id: [u8; 8] = row.get(8..16)?.try_into().ok()?;
+    Some(u64::from_be_bytes(id) >> 16)
+}
+
+/// How a transaction finished.
+pub(super) fn finished(tables: &impl Tables, id: TransactionId) -> Result<Option<Transaction>, Error> {
+    let key = encoding::history_key(id);
+    for table in [Table::History, Table::Kept] {
+        if let Some(value) = tables.get(table, &key)? {
+            return encoding::decode(&value).map(Some).map_err(Error::unreadable(table, &key));
+        }
+    }
+    Ok(None)
+}
+
 /// Gives `each` the transactions, newest first, until it wants no more.
 pub(super) fn find(
     tables: &impl Tables,
@@ -96,12 +113,11 @@ pub(super) fn find(
             return Ok(());
         }
         before = Some(id.uuid().as_u128());
-        let key = encoding::history_key(id);
-        if let Some(value) = tables.get(Table::History, &key)? {
-            let transaction = encoding::decode(&value).map_err(Error::unreadable(Table::History, &key))?;
-            if !each(id, transaction) {
-                return Ok(());
-            }
+        // A row may be left of one that was dropped.
+        if let Some(transaction) = finished(tables, id)?
+            && !each(id, transaction)
+        {
+            return Ok(());
         }
     }
 }
@@ -113,7 +129,7 @@ fn last_common(
     mut before: Option<u128>,
 ) -> Result<Option<TransactionId>, Error> {
     if groups.is_empty() {
-        return last(tables, Table::History, &[], before);
+        return Ok(last(tables, Table::History, &[], before)?.max(last(tables, Table::Kept, &[], before)?));
     }
     loop {
         let (mut lowest, mut highest) = (None, None);

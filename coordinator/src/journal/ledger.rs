@@ -26,6 +26,8 @@ pub(super) struct Ledger {
     pub(super) highest: TransactionId,
     /// Forced records since the last checkpoint.
     pub(super) unverified: u64,
+    /// What finishes later than this after its beginning is kept apart, so that all else can be dropped by ranges.
+    pub(super) late_ms: u64,
 }
 
 impl Ledger {
@@ -41,9 +43,13 @@ impl Ledger {
                 changes.extend(
                     (0..transaction.records).map(|at| Change::Delete(Table::Live, encoding::live_key(*id, at))),
                 );
+                let took = transaction.finished_at.map(|at| at.since(transaction.created_at));
+                let late = took.is_none_or(|took| took.as_millis() > u128::from(self.late_ms));
+                let kept = late || transaction.is_left_to_an_operator();
+                let (table, mark) = if kept { (Table::Kept, encoding::INDEX_KEPT) } else { (Table::History, &[][..]) };
                 let tags = Tag::all(transaction).into_iter();
-                changes.extend(tags.map(|tag| Change::Put(Table::Index, tag.row(*id), vec![])));
-                changes.push(Change::Put(Table::History, encoding::history_key(*id), encode(&**transaction)?));
+                changes.extend(tags.map(|tag| Change::Put(Table::Index, tag.row(*id), mark.to_vec())));
+                changes.push(Change::Put(table, encoding::history_key(*id), encode(&**transaction)?));
             }
             Entry::Superseded { epoch, told_by } => {
                 changes.push(Change::Put(Table::Meta, encoding::SUPERSEDED.to_vec(), encode(epoch)?));

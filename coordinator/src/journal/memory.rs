@@ -14,7 +14,7 @@ use unanimous_sdk::protocol::{CoordinatorId, TransactionId, UnixMillis};
 use super::{
     Entry, Error, Find, Journal, Lsn, Progress, Recovered,
     chain::Tip,
-    encoding::{self, Change, Table},
+    encoding::{Change, Table},
     index,
     ledger::Ledger,
     recovery::{self, Each, From, Identity, Tables},
@@ -195,9 +195,7 @@ impl Journal for Memory {
     }
 
     fn finished(&self, id: TransactionId) -> Result<Option<Transaction>, Error> {
-        let key = encoding::history_key(id);
-        let value = self.lock().kernel.get(Table::History, &key)?;
-        value.map(|value| encoding::decode(&value).map_err(Error::unreadable(Table::History, &key))).transpose()
+        index::finished(&self.lock().kernel, id)
     }
 
     fn find(&self, find: &Find, each: &mut dyn FnMut(TransactionId, Transaction) -> bool) -> Result<(), Error> {
@@ -227,6 +225,10 @@ impl Rows {
             match change {
                 Change::Put(table, key, value) => self.0.insert((table, key), value),
                 Change::Delete(table, key) => self.0.remove(&(table, key)),
+                Change::DeleteRange(table, from, below) => {
+                    self.0.retain(|(of, key), _| *of != table || *key < from || *key >= below);
+                    None
+                }
             };
         }
     }

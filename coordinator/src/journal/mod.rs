@@ -24,7 +24,9 @@ mod ledger;
 mod mark;
 pub mod memory;
 mod recovery;
+mod retention;
 pub mod rocks;
+pub mod space;
 #[cfg(test)]
 mod tests;
 mod writer;

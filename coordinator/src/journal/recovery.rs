@@ -18,6 +18,9 @@ use crate::{
     uuid7::next_uuid_v7,
 };
 
+/// What finishes later than this after its beginning is kept apart, if nothing else is said.
+const DEFAULT_LATE_MS: u64 = 60_000;
+
 /// Takes one row, or ends the scan.
 pub(super) type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), Error> + 'a;
 
@@ -70,12 +73,14 @@ pub(super) fn read(tables: &impl Tables, coordinator: CoordinatorId, mark: Tip, 
     if tip.number < mark.number {
         return Err(Error::MarkAhead { mark: mark.number, end: tip.number });
     }
-    if tip_at(tables, coordinator, mark.number)? != Some(mark) {
+    // A mark may lag, after a loss of power; what is before the last checkpoint may have been dropped meanwhile.
+    let checkpoint = last_checkpoint(tables)?.map_or(0, |(checkpoint, _)| checkpoint.number);
+    if mark.number >= checkpoint && tip_at(tables, coordinator, mark.number)? != Some(mark) {
         return Err(Error::MarkDiffers { number: mark.number });
     }
     let highest = meta(tables, encoding::HIGHEST)?.unwrap_or(TransactionId::NIL);
     Ok(Found {
-        ledger: Ledger { tip, sequence, highest, unverified },
+        ledger: Ledger { tip, sequence, highest, unverified, late_ms: DEFAULT_LATE_MS },
         epochs: epochs(tables)?,
         superseded: meta(tables, encoding::SUPERSEDED)?,
         live: live(tables)?,
@@ -113,7 +118,7 @@ impl Found {
 fn chain(tables: &impl Tables, coordinator: CoordinatorId, from: From) -> Result<(Tip, u64, u64), Error> {
     let (mut tip, mut sequence) = match from {
         From::Checkpoint => last_checkpoint(tables)?.unwrap_or((Tip::genesis(coordinator), 0)),
-        From::Beginning => (Tip::genesis(coordinator), 0),
+        From::Beginning => first_kept(tables)?.unwrap_or((Tip::genesis(coordinator), 0)),
     };
     let mut walked = 0;
     let first = tip.number.saturating_add(1);
@@ -146,10 +151,29 @@ fn chain(tables: &impl Tables, coordinator: CoordinatorId, from: From) -> Result
     Ok((tip, sequence, walked))
 }
 
+/// The checkpoint from which on the forced records are kept, if those before it were dropped.
+fn first_kept(tables: &impl Tables) -> Result<Option<(Tip, u64)>, Error> {
+    let mut first = None;
+    tables.scan(Table::Outcomes, &[], &mut |key, _| {
+        if first.is_none() {
+            first = Some(encoding::outcome_of_key(key).map_err(Error::unreadable(Table::Outcomes, key))?);
+        }
+        Ok(())
+    })?;
+    match first {
+        None | Some(1) => Ok(None),
+        Some(number) => checkpoint_at(tables, number).map(Some),
+    }
+}
+
 fn last_checkpoint(tables: &impl Tables) -> Result<Option<(Tip, u64)>, Error> {
-    let Some(number) = meta(tables, encoding::CHECKPOINT)? else { return Ok(None) };
+    let number = meta(tables, encoding::CHECKPOINT)?;
+    number.map(|number| checkpoint_at(tables, number)).transpose()
+}
+
+fn checkpoint_at(tables: &impl Tables, number: u64) -> Result<(Tip, u64), Error> {
     match link(tables, number)? {
-        Some(Link { forced: Forced::Checkpoint { sequence }, chain }) => Ok(Some((Tip { number, chain }, sequence))),
+        Some(Link { forced: Forced::Checkpoint { sequence }, chain }) => Ok((Tip { number, chain }, sequence)),
         Some(_) => Err(Error::Chain { number }),
         None => Err(Error::Gap { missing: number, next: number.saturating_add(1) }),
     }
@@ -168,7 +192,7 @@ fn link(tables: &impl Tables, number: u64) -> Result<Option<Link>, Error> {
     value.map(|value| encoding::decode(&value).map_err(Error::unreadable(Table::Outcomes, &key))).transpose()
 }
 
-fn meta<T: serde::de::DeserializeOwned>(tables: &impl Tables, key: &[u8]) -> Result<Option<T>, Error> {
+pub(super) fn meta<T: serde::de::DeserializeOwned>(tables: &impl Tables, key: &[u8]) -> Result<Option<T>, Error> {
     let value = tables.get(Table::Meta, key)?;
     value.map(|value| encoding::decode(&value).map_err(Error::unreadable(Table::Meta, key))).transpose()
 }

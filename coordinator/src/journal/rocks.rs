@@ -7,6 +7,7 @@ use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use unanimous_sdk::protocol::{CoordinatorId, TransactionId, UnixMillis};
@@ -14,12 +15,13 @@ use unanimous_sdk::protocol::{CoordinatorId, TransactionId, UnixMillis};
 use super::{
     Entry, Error, Find, Journal, Lsn, OnFatal, OnProgress, Recovered,
     database::Database,
-    encoding::{self, Table},
     folder::Folder,
     index,
     ledger::Ledger,
     mark::Mark,
-    recovery::{self, From, Tables},
+    recovery::{self, From},
+    retention::{self, Retention},
+    space,
     writer::{Queue, Stats, Writer},
 };
 use crate::transaction::Transaction;
@@ -29,6 +31,7 @@ pub struct RocksDb {
     database: Arc<Database>,
     queue: Arc<Queue>,
     writer: Mutex<Option<JoinHandle<Result<(), Error>>>>,
+    retention: Mutex<Retention>,
     /// Last, so that it is unlocked last.
     _folder: Arc<Folder>,
 }
@@ -62,6 +65,7 @@ pub fn open(dir: &Path, now: UnixMillis, mut random: impl FnMut() -> u128) -> Re
     let folder = Folder::open(dir, now, random(), Database::create)?;
     let coordinator = folder.identity.coordinator;
     let found = read(&folder, From::Checkpoint)?;
+    space::make_way(dir)?;
     let database = Database::open(&folder.database())?;
     let (changes, ledger, recovered) = found.open(folder.identity, now, random())?;
     database.write(&changes, true)?;
@@ -105,11 +109,28 @@ impl Opened {
         };
         let thread = thread::Builder::new().name("log".to_owned()).spawn(move || writer.run());
         let thread = thread.map_err(Error::io("start a thread that writes", self.folder.database()))?;
-        Ok(RocksDb { database: self.database, queue, writer: Mutex::new(Some(thread)), _folder: self.folder })
+        let retention = Mutex::new(Retention::default());
+        Ok(RocksDb { database: self.database, queue, writer: Mutex::new(Some(thread)), retention, _folder: self.folder })
+    }
+}
+
+impl Opened {
+    /// How long finished transactions will be kept: what ends late by that measure is kept apart.
+    #[must_use]
+    pub fn keeping(mut self, keep: Duration) -> Self {
+        self.ledger.late_ms = retention::late_ms(keep);
+        self
     }
 }
 
 impl RocksDb {
+    /// Drops what finished longer ago than `keep`, and says from which time on everything is still there. What was left
+    /// to an operator stays. May take long.
+    pub fn retain(&self, keep: Duration, now: UnixMillis) -> Result<UnixMillis, Error> {
+        let mut retention = self.retention.lock().unwrap_or_else(PoisonError::into_inner);
+        retention.pass(&self.database, keep, now)
+    }
+
     /// What writing has cost so far.
     pub fn stats(&self) -> Stats {
         self.queue.stats()
@@ -122,9 +143,7 @@ impl Journal for RocksDb {
     }
 
     fn finished(&self, id: TransactionId) -> Result<Option<Transaction>, Error> {
-        let key = encoding::history_key(id);
-        let value = self.database.get(Table::History, &key)?;
-        value.map(|value| encoding::decode(&value).map_err(Error::unreadable(Table::History, &key))).transpose()
+        index::finished(&*self.database, id)
     }
 
     fn find(&self, find: &Find, each: &mut dyn FnMut(TransactionId, Transaction) -> bool) -> Result<(), Error> {

@@ -17,7 +17,7 @@ use std::{
 };
 
 use metrics::{Counter, Histogram, Key, Label, Level, Metadata, Recorder};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 use unanimous_sdk::protocol::{Decision, Outcome, ParticipantUrl, PrepareAnswer, TransactionId, UnixMillis};
 
 use self::{

@@ -32,17 +32,37 @@ pub(super) const LOG_BATCH: &str = "unanimous_log_batch_entries";
 const COUNTERS: &[(&str, &str)] = &[
     (BEGUN, "Transactions begun."),
     (DECISIONS, "Decisions, counted when they may be told, by decision and, for an abort, by its reason."),
-    (HEURISTIC, "Branches that ended against the decision, or nobody knows how, by what became of them. Look at each: GET /v1/transactions?heuristic=true."),
-    (CALLS, "Calls to participants, by call and by what came of it: answered; refused (a vote to abort); no_answer (an answer that doesn't count, or a connection dropped in the middle); unreachable (no connection); silence (nothing in time); stale_epoch (another coordinator has taken over)."),
-    (RETRIES, "Calls made again because they were not answered before, by participant; past 100 participants the rest are other."),
-    (INQUIRIES, "Questions of participants in doubt, by answer; not_my_log: a data folder was replaced, or an older one put back."),
+    (
+        HEURISTIC,
+        "Branches that ended against the decision, or nobody knows how, by what became of them. Look at each: GET /v1/transactions?heuristic=true.",
+    ),
+    (
+        CALLS,
+        "Calls to participants, by call and by what came of it: answered; refused (a vote to abort); no_answer (an answer that doesn't count, or a connection dropped in the middle); unreachable (no connection); silence (nothing in time); stale_epoch (another coordinator has taken over).",
+    ),
+    (
+        RETRIES,
+        "Calls made again because they were not answered before, by participant; past 100 participants the rest are other.",
+    ),
+    (
+        INQUIRIES,
+        "Questions of participants in doubt, by answer; not_my_log: a data folder was replaced, or an older one put back.",
+    ),
     (REQUESTS, "HTTP requests answered since the log was loaded, by method, route and class of status."),
 ];
 
 const GAUGES: &[(&str, Option<Unit>, &str)] = &[
     (UNDECIDED, None, "Transactions that have no decision yet."),
-    (UNFINISHED, None, "Transactions that have not finished: undecided ones, and those of which a branch has not acknowledged the decision."),
-    (IN_DOUBT, None, "Transactions of which a branch is prepared, as the coordinator knows, and has not acknowledged a decision: its participant holds locks."),
+    (
+        UNFINISHED,
+        None,
+        "Transactions that have not finished: undecided ones, and those of which a branch has not acknowledged the decision.",
+    ),
+    (
+        IN_DOUBT,
+        None,
+        "Transactions of which a branch is prepared, as the coordinator knows, and has not acknowledged a decision: its participant holds locks.",
+    ),
     (OLDEST, Some(Unit::Seconds), "The age of the oldest transaction that has not finished; 0 if there is none."),
     (RECOVERY, Some(Unit::Seconds), "How long the log took to load at the last start."),
     (BUILD_INFO, None, "Always 1; the label is the version."),
@@ -50,8 +70,16 @@ const GAUGES: &[(&str, Option<Unit>, &str)] = &[
 
 const HISTOGRAMS: &[(&str, Option<Unit>, &str)] = &[
     (PREPARE, Some(Unit::Seconds), "From the first prepare call of a transaction to its durable decision."),
-    (DELIVERY, Some(Unit::Seconds), "From the durable decision to its acknowledgement by every branch; decisions of this run."),
-    (COMMIT_CALL, Some(Unit::Seconds), "From a call that asks for a commit to its answer with the decision, 200 or 409, the waiting that respond asked for included."),
+    (
+        DELIVERY,
+        Some(Unit::Seconds),
+        "From the durable decision to its acknowledgement by every branch; decisions of this run.",
+    ),
+    (
+        COMMIT_CALL,
+        Some(Unit::Seconds),
+        "From a call that asks for a commit to its answer with the decision, 200 or 409, the waiting that respond asked for included.",
+    ),
     (LOG_SYNC, Some(Unit::Seconds), "What a forced write of the log took."),
     (LOG_BATCH, None, "Entries that were written to the log at once."),
 ];
@@ -59,7 +87,8 @@ const HISTOGRAMS: &[(&str, Option<Unit>, &str)] = &[
 /// The participants that have no label of their own.
 pub(super) const OTHER: &str = "other";
 
-const SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+const SECONDS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 const ENTRIES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 
 const REASONS: [ReasonCode; 7] = [

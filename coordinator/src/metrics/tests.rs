@@ -1,8 +1,9 @@
 //! What is counted, and how it is shown.
 
-use unanimous_sdk::protocol::UnixMillis;
+use unanimous_sdk::protocol::{AbortAnswer, CommitAnswer, UnixMillis, Vote};
 
 use super::*;
+use crate::transaction::{Command, Event, Log, Lsn, Step};
 
 fn scrape(metrics: &Metrics) -> Vec<String> {
     metrics.render(UnixMillis(0), 0, 0).lines().map(str::to_owned).collect()
@@ -60,7 +61,9 @@ fn past_100_participants_the_rest_are_other() {
         metrics.retry(&format!("http://p:{port}").parse().unwrap());
     }
     metrics.retry(&"http://p:1".parse().unwrap());
-    let retries = |participant: &str| value(&metrics, &format!("unanimous_participant_retries_total{{participant=\"{participant}\"}}"));
+    let retries = |participant: &str| {
+        value(&metrics, &format!("unanimous_participant_retries_total{{participant=\"{participant}\"}}"))
+    };
     assert!((retries("http://p:1") - 2.0).abs() < 1e-9, "who has a label keeps it");
     assert!((retries("http://p:100") - 1.0).abs() < 1e-9);
     assert!((retries("other") - 20.0).abs() < 1e-9);
@@ -75,4 +78,69 @@ fn two_coordinators_in_one_process_count_each_for_itself() {
     one.inquired(Ok((Outcome::Commit, false)));
     assert!((value(&one, "unanimous_inquiries_total{answer=\"commit\"}") - 1.0).abs() < 1e-9);
     assert!(value(&other, "unanimous_inquiries_total{answer=\"commit\"}").abs() < 1e-9);
+}
+
+/// A transaction, fed with these events; after each, what the log was given must have led to the same count as a look at
+/// the transaction itself.
+fn in_doubt_after(branches: &[&str], events: Vec<Event>) -> usize {
+    let id: TransactionId = "01890a5d-1111-7000-8000-000000000001".parse().unwrap();
+    let given =
+        branches.iter().map(|name| (Some(name.parse().unwrap()), "http://localhost".parse().unwrap(), None)).collect();
+    let mut log = Log { next: Lsn(1), sequence: 1, now: UnixMillis(1) };
+    let (mut transaction, mut commands) =
+        Transaction::begin(std::collections::BTreeMap::new(), UnixMillis(9), vec![], given, UnixMillis(0), &mut log)
+            .unwrap();
+    let mut unfinished = Unfinished::default();
+    let mut events = events.into_iter();
+    loop {
+        for command in &commands {
+            if let Command::Append(_, record) = command {
+                unfinished.record(id, record);
+            }
+        }
+        let looked = Unfinished::new([(id, &transaction)]);
+        assert_eq!(unfinished.in_doubt(), looked.in_doubt(), "{transaction:?}");
+        let Some(event) = events.next() else { break };
+        commands = match transaction.step(event, &mut log).unwrap() {
+            Step::Changed(commands) => commands,
+            Step::Unchanged => vec![],
+        };
+    }
+    let in_doubt = unfinished.in_doubt();
+    assert!(unfinished.oldest().is_some());
+    unfinished.finished(id);
+    assert_eq!((unfinished.in_doubt(), unfinished.oldest()), (0, None), "finished");
+    in_doubt
+}
+
+#[test]
+fn a_transaction_is_in_doubt_while_a_prepared_branch_has_not_acknowledged() {
+    let vote = |at, vote| Event::PrepareAnswered(at, PrepareAnswer::Vote(vote));
+    let refused = Event::PrepareAnswered(1, PrepareAnswer::Refused { reason: None });
+    let committed = |at| Event::CommitAnswered(at, CommitAnswer::Committed);
+    let aborted = |at| Event::AbortAnswered(at, AbortAnswer::Aborted);
+    let prepared = |at| vote(at, Vote::Prepared);
+    let both = ["a", "b"];
+    assert_eq!(in_doubt_after(&both, vec![Event::Commit]), 0, "nobody has voted");
+    assert_eq!(in_doubt_after(&both, vec![Event::Commit, prepared(0)]), 1, "one has");
+    assert_eq!(in_doubt_after(&both, vec![Event::Commit, vote(0, Vote::ReadOnly)]), 0, "it has let go");
+    assert_eq!(
+        in_doubt_after(&both, vec![Event::Commit, prepared(0), prepared(1), committed(0)]),
+        1,
+        "the other hasn't"
+    );
+    assert_eq!(in_doubt_after(&both, vec![Event::Commit, prepared(0), prepared(1), committed(0), committed(1)]), 0);
+    assert_eq!(
+        in_doubt_after(&both, vec![Event::Commit, prepared(0), refused.clone()]),
+        1,
+        "it doesn't know of the abort"
+    );
+    assert_eq!(in_doubt_after(&both, vec![Event::Commit, prepared(0), refused, aborted(0)]), 0);
+    assert_eq!(
+        in_doubt_after(&both, vec![Event::Commit, Event::DeadlinePassed]),
+        0,
+        "they are told, but nobody is prepared"
+    );
+    let lost = Event::CommitAnswered(0, CommitAnswer::UnknownBranch);
+    assert_eq!(in_doubt_after(&["a"], vec![Event::Commit, prepared(0), lost]), 0, "that is no doubt, but worse");
 }

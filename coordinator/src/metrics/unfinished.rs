@@ -56,11 +56,15 @@ impl Unfinished {
                 seen.begun = true;
                 self.transactions.insert(id, One::default());
             }
-            Record::Voted { branch, vote: Vote::Prepared } => self.change(id, |one| drop(one.prepared.insert(place(*branch)))),
+            Record::Voted { branch, vote: Vote::Prepared } => self.change(id, |one| {
+                one.prepared.insert(place(*branch));
+            }),
             Record::Decided(transaction) => self.change(id, |one| one.prepared = prepared(transaction)),
             Record::Acknowledged { branch, state, .. } => {
                 seen.ended = Some(*state);
-                self.change(id, |one| drop(one.prepared.remove(&place(*branch))));
+                self.change(id, |one| {
+                    one.prepared.remove(&place(*branch));
+                });
             }
             Record::Voted { vote: Vote::ReadOnly, .. } | Record::Enlisted(_) | Record::Keyed(_) => {}
         }

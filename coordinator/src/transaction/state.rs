@@ -274,6 +274,12 @@ impl Transaction {
         self.branches.iter().any(|branch| branch.state.is_heuristic())
     }
 
+    /// Whether a branch never acknowledged the decision: presumed abort would contradict what became of it, so it is
+    /// kept until an operator removes it.
+    pub fn is_left_to_an_operator(&self) -> bool {
+        self.branches.iter().any(|branch| branch.state == BranchState::HeuristicUnknown)
+    }
+
     /// The key of the call that began it.
     pub fn begun_under(&self) -> Option<Arc<str>> {
         self.keys.iter().find(|key| key.call == KeyedCall::Begin).map(|key| Arc::clone(&key.text))

@@ -5,4 +5,5 @@ mod folder;
 mod killed;
 mod memory;
 mod rules;
+mod retention;
 mod story;

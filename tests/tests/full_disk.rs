@@ -1,0 +1,413 @@
+//! A disk that runs full under the log: new work is refused, what is under way is carried through, nothing that was told
+//! is contradicted, and new work is taken again as soon as there is room.
+//!
+//! Always true: the disk is a small file system of its own (ext4 in a file where that may be mounted, and one in memory),
+//! mounted where only this test sees it, so that nothing stays mounted however the test ends. Where a test may mount
+//! nothing at all, it says so and is skipped.
+
+use std::{
+    env, fs,
+    io::{self, Write},
+    os::unix::fs::symlink,
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use unanimous_tests::{
+    api::{Answer, Api},
+    coordinator::Coordinator,
+    history::{Attempt, History, Told},
+    participant::Participant,
+    wait,
+};
+
+/// Set inside the mount namespace of a test: a file that shows that the test has run there.
+const INSIDE: &str = "UNANIMOUS_TEST_HAS_OWN_MOUNTS";
+
+/// Ways to get mounts of one's own: as root, and as anybody.
+const WAYS: [&[&str]; 2] = [&["--mount"], &["--user", "--map-root-user", "--mount"]];
+
+/// Visible although the test passes.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command.output().is_ok_and(|output| output.status.success())
+}
+
+/// Runs the test of this name, which is the present one, on each kind of disk there is here.
+fn on_each_disk(test: &str, megabytes: u64, run: impl AsyncFn(Disk)) {
+    if let Some(seen) = env::var_os(INSIDE) {
+        fs::write(seen, "").expect("a file can be written");
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
+        let disks: Vec<Disk> = ["ext4", "tmpfs"].iter().filter_map(|kind| Disk::mount(kind, megabytes)).collect();
+        assert!(!disks.is_empty(), "a file system in memory could be mounted a moment ago");
+        for disk in disks {
+            println!("on {}", disk.kind);
+            runtime.block_on(run(disk));
+        }
+        return;
+    }
+    let home = tempfile::tempdir().expect("a folder can be made");
+    let may_mount = |way: &&&[&str]| {
+        let mut mount = Command::new("unshare");
+        mount.args(**way).args(["mount", "-t", "tmpfs", "-o", "size=1m", "none"]).arg(home.path());
+        succeeds(&mut mount)
+    };
+    let Some(way) = WAYS.iter().find(may_mount) else {
+        return say(&format!("test {test}: SKIPPED, nothing may be mounted here, not even as `unshare --user`"));
+    };
+    let seen = home.path().join("seen");
+    let mut inside = Command::new("unshare");
+    inside.args(*way).arg(env::current_exe().expect("a test knows where it is"));
+    let ended = inside.args(["--exact", test, "--nocapture"]).env(INSIDE, &seen).status().expect("unshare runs");
+    assert!(ended.success(), "it failed in its own mount namespace, see above");
+    assert!(seen.exists(), "there is no test {test}");
+}
+
+/// A small file system.
+struct Disk {
+    kind: &'static str,
+    home: TempDir,
+}
+
+impl Disk {
+    fn mount(kind: &'static str, megabytes: u64) -> Option<Self> {
+        let home = tempfile::tempdir().expect("a folder can be made");
+        let (image, at) = (home.path().join("image"), home.path().join("disk"));
+        fs::create_dir(&at).expect("a folder can be made");
+        let mut mount = Command::new("mount");
+        if kind == "ext4" {
+            let file = fs::File::create(&image).expect("a file can be made");
+            file.set_len(megabytes << 20).expect("a file can have holes");
+            let made = succeeds(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image));
+            mount.args(["-o", "loop"]).arg(&image).arg(&at);
+            if !made || !succeeds(&mut mount) {
+                say("no ext4 can be made and mounted here: tried in memory alone");
+                return None;
+            }
+        } else {
+            mount.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "none"]).arg(&at);
+            if !succeeds(&mut mount) {
+                return None;
+            }
+        }
+        Some(Self { kind, home })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.home.path().join("disk")
+    }
+
+    /// Fills it up to the last byte.
+    fn fill(&self, name: &str) {
+        let mut file = fs::File::create(self.path().join(name)).expect("a file can be made");
+        for size in [1 << 20, 4096, 1] {
+            let chunk = vec![7; size];
+            while file.write_all(&chunk).is_ok() {}
+        }
+        let _ = file.sync_all();
+    }
+
+    fn free(&self, name: &str) {
+        fs::remove_file(self.path().join(name)).expect("a file can be removed");
+    }
+
+    /// Puts a coordinator's data folder there, which is new.
+    async fn take(&self, coordinator: &mut Coordinator) {
+        coordinator.kill();
+        fs::remove_dir_all(coordinator.data()).expect("a folder can be removed");
+        let data = self.path().join("data");
+        fs::create_dir(&data).expect("a folder can be made");
+        symlink(data, coordinator.data()).expect("a link can be made");
+    }
+
+    async fn with_coordinator(&self) -> Coordinator {
+        let mut coordinator = Coordinator::start().await;
+        self.take(&mut coordinator).await;
+        coordinator.restart().await;
+        coordinator
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        succeeds(Command::new("umount").arg("--lazy").arg(self.path()));
+    }
+}
+
+fn branches(participant: &Participant) -> Value {
+    json!([{ "participant": participant.url(), "branch": "a", "payload": { "work": 1 } }])
+}
+
+/// A begin that stays open as long as the test runs.
+fn begin(participant: &Participant, metadata: &Value) -> Value {
+    json!({ "branches": branches(participant), "timeout_ms": 3_600_000, "metadata": metadata })
+}
+
+/// Waits until new work is refused because the disk is full.
+async fn refused(api: &Api) -> Answer {
+    wait::until("new work is refused", async || {
+        let answer = api.post("/v1/transactions", &json!({})).await;
+        (answer.status != 201).then_some(answer)
+    })
+    .await
+}
+
+fn assert_disk_full(answer: &Answer) {
+    assert_eq!((answer.status, answer.problem()), (503, "disk-full"), "{answer:?}");
+    assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
+}
+
+/// Waits until new work is taken, and does some.
+async fn works_again(api: &Api, participant: &Participant) {
+    wait::until_so("new work is taken again", async || api.post("/v1/transactions", &json!({})).await.status == 201).await;
+    let _ = api.run(&branches(participant)).await.expect(200);
+}
+
+/// What clients were told, to be held against what the coordinator shows in the end.
+#[derive(Clone, Default)]
+struct Tally(Arc<Mutex<Vec<Attempt>>>);
+
+impl Tally {
+    fn note(&self, transaction: &str, answer: Option<&Answer>) {
+        let told = match answer.map(|answer| answer.status) {
+            Some(200) => Told::Committed,
+            Some(409) => Told::Aborted,
+            _ => Told::Unknown,
+        };
+        let attempt = Attempt { transaction: transaction.to_owned(), moves: vec![], told: vec![told] };
+        self.0.lock().unwrap().push(attempt);
+    }
+
+    fn committed(&self) -> usize {
+        self.0.lock().unwrap().iter().filter(|attempt| attempt.told == [Told::Committed]).count()
+    }
+
+    /// Everything has ended as it was told.
+    async fn assert_kept(&self, api: &Api) {
+        let mut history = History { attempts: self.0.lock().unwrap().clone(), ..History::default() };
+        for attempt in &history.attempts {
+            history.shown.insert(attempt.transaction.clone(), api.finished(&attempt.transaction).await);
+        }
+        history.assert_sound();
+    }
+}
+
+/// Clients that commit one transaction after the other, whatever happens.
+struct Clients {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Clients {
+    fn start(api: &Api, participant: &Participant, tally: &Tally) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let task = |_| {
+            let (api, branches, tally, stop) = (api.clone(), branches(participant), tally.clone(), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let body = json!({ "branches": branches, "commit": true });
+                while !stop.load(Ordering::Relaxed) {
+                    match api.try_post("/v1/transactions", &body).await {
+                        Ok(answer) if answer.status == 200 => tally.note(answer.text("id"), Some(&answer)),
+                        Ok(answer) if answer.status == 503 => tokio::time::sleep(Duration::from_millis(20)).await,
+                        Ok(other) => panic!("neither done nor refused: {other:?}"),
+                        Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    }
+                }
+            })
+        };
+        Self { tasks: (0..8).map(task).collect(), stop }
+    }
+
+    async fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await.expect("a client ends well");
+        }
+    }
+}
+
+#[test]
+fn on_a_full_disk_new_work_is_refused_and_what_is_under_way_is_carried_through() {
+    let name = "on_a_full_disk_new_work_is_refused_and_what_is_under_way_is_carried_through";
+    on_each_disk(name, 100, async |disk| {
+        let (participant, tally) = (Participant::start(), Tally::default());
+        let mut coordinator = disk.with_coordinator().await;
+        let api = coordinator.api.clone();
+        let body = begin(&participant, &json!({}));
+        let mut open = vec![];
+        for _ in 0..40 {
+            open.push(api.begin(&body).await);
+        }
+        let key = [("idempotency-key", "the same")];
+        let first = api.post_with("/v1/transactions", &key, &body).await.expect(201);
+        let clients = Clients::start(&api, &participant, &tally);
+        wait::until_so("clients have committed", async || tally.committed() >= 50).await;
+        disk.fill("filler");
+        assert_disk_full(&refused(&api).await);
+
+        let new = json!({ "participant": participant.url(), "branch": "b", "payload": {} });
+        assert_disk_full(&api.enlist(&open[0], &new).await);
+        let _ = api.enlist(&open[0], &branches(&participant)[0]).await.expect(200);
+        let again = api.post_with("/v1/transactions", &key, &body).await.expect(201);
+        assert_eq!(again.text("id"), first.text("id"), "a repeat has its answer");
+        assert_eq!(api.who().await["id"].as_str().map(str::len), Some(36));
+        for id in &open[..10] {
+            tally.note(id, Some(&api.commit(id).await.expect(200)));
+        }
+        for id in &open[10..20] {
+            let _ = api.abort(id).await.expect(200);
+        }
+        for id in &open[..20] {
+            assert_eq!(api.finished(id).await["heuristic"], false, "it is acknowledged, too");
+        }
+        assert_eq!(api.inquire(&open[0], &api.who().await, "a").await.unwrap().body["decision"], "commit");
+        assert_eq!(api.transaction(&open[20]).await["state"], "active");
+
+        // Its end and its start change nothing of that.
+        coordinator.kill();
+        coordinator.restart().await;
+        assert_disk_full(&refused(&api).await);
+        for id in &open[20..] {
+            assert_eq!(api.finished(id).await["state"], "aborted", "what wasn't decided is aborted");
+        }
+        disk.free("filler");
+        works_again(&api, &participant).await;
+        clients.end().await;
+        tally.assert_kept(&api).await;
+        participant.assert_respected();
+        let log = coordinator.log();
+        assert!(log.contains("the disk is full") && log.contains("there is room on the disk again"), "{log}");
+    });
+}
+
+#[test]
+fn a_disk_that_is_full_to_the_last_byte_at_once_stops_nothing_that_is_under_way() {
+    let name = "a_disk_that_is_full_to_the_last_byte_at_once_stops_nothing_that_is_under_way";
+    on_each_disk(name, 100, async |disk| {
+        let (participant, tally) = (Participant::start(), Tally::default());
+        let mut coordinator = disk.with_coordinator().await;
+        let api = coordinator.api.clone();
+        let mut open = vec![];
+        for _ in 0..100 {
+            open.push(api.begin(&begin(&participant, &json!({}))).await);
+        }
+        coordinator.process.signal(Signal::SIGSTOP);
+        disk.fill("filler");
+        let commits: Vec<_> = open.iter().map(|id| api.commit_in_background(id)).collect();
+        coordinator.process.signal(Signal::SIGCONT);
+        for (id, commit) in open.iter().zip(commits) {
+            tally.note(id, Some(&commit.await.unwrap().unwrap().expect(200)));
+        }
+        assert_disk_full(&refused(&api).await);
+        disk.free("filler");
+        works_again(&api, &participant).await;
+        tally.assert_kept(&api).await;
+        participant.assert_respected();
+    });
+}
+
+#[test]
+fn with_no_room_left_at_all_the_process_ends_with_a_message_and_keeps_what_it_told() {
+    let name = "with_no_room_left_at_all_the_process_ends_with_a_message_and_keeps_what_it_told";
+    on_each_disk(name, 100, async |disk| {
+        let (participant, tally) = (Participant::start(), Tally::default());
+        let mut coordinator = disk.with_coordinator().await;
+        let api = coordinator.api.clone();
+        // Decisions that, all together, are larger than what the log has allocated ahead.
+        let metadata: Value = (0..16).map(|n| (n.to_string(), "x".repeat(1024))).collect();
+        let body = begin(&participant, &metadata);
+        let mut open = vec![];
+        for _ in 0..600 {
+            open.push(api.begin(&body).await);
+        }
+        disk.fill("filler");
+        assert_disk_full(&refused(&api).await);
+        // Somebody takes the reserve, too.
+        disk.fill("filler 2");
+        for ids in open.chunks(50) {
+            let commits: Vec<_> = ids.iter().map(|id| api.commit_in_background(id)).collect();
+            for (id, commit) in ids.iter().zip(commits) {
+                tally.note(id, commit.await.unwrap().ok().as_ref());
+            }
+        }
+        assert!(tally.committed() > 0, "what was allocated ahead was of use");
+        let _ = coordinator.process.ended().await;
+        ended_for_want_of_room(&coordinator.log());
+
+        coordinator.spawn_again(None);
+        let ended = wait::until("it is ready or has ended", async || {
+            let ready = api.try_get("/readyz").await.is_ok_and(|answer| answer.status == 200);
+            coordinator.process.poll().map(Some).or(ready.then_some(None))
+        })
+        .await;
+        match ended {
+            Some(status) => assert!(!status.success()),
+            None => coordinator.kill(),
+        }
+        ended_for_want_of_room(&coordinator.log());
+        disk.free("filler");
+        disk.free("filler 2");
+        coordinator.restart().await;
+        works_again(&api, &participant).await;
+        tally.assert_kept(&api).await;
+        participant.assert_respected();
+    });
+}
+
+fn ended_for_want_of_room(log: &str) {
+    let last = log.lines().last().unwrap_or_default();
+    assert!(log.contains("No space left on device") && log.contains("start again"), "it says what to do: {last}");
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn no_log_is_begun_where_there_is_no_room() {
+    on_each_disk("no_log_is_begun_where_there_is_no_room", 64, async |disk| {
+        let participant = Participant::start();
+        let mut coordinator = Coordinator::start().await;
+        disk.take(&mut coordinator).await;
+        disk.fill("filler");
+        coordinator.spawn_again(None);
+        assert_eq!(coordinator.process.ended().await.code(), Some(1));
+        let log = coordinator.log();
+        assert!(log.contains("No space left on device") && !log.contains("panicked"), "{log}");
+        disk.free("filler");
+        coordinator.restart().await;
+        works_again(&coordinator.api, &participant).await;
+    });
+}
+
+#[test]
+fn a_small_disk_is_not_full_of_what_the_log_itself_allocates() {
+    on_each_disk("a_small_disk_is_not_full_of_what_the_log_itself_allocates", 64, async |disk| {
+        let participant = Participant::start();
+        let mut coordinator = disk.with_coordinator().await;
+        let api = coordinator.api.clone();
+        let metadata: Value = (0..16).map(|n| (n.to_string(), "x".repeat(1024))).collect();
+        let body = json!({ "branches": branches(&participant), "metadata": metadata, "commit": true });
+        for restart in 0..3 {
+            // Several times what the log holds in memory, and in one file of what is written ahead.
+            for _ in 0..250 {
+                let _ = api.post("/v1/transactions", &body).await.expect(200);
+            }
+            if restart < 2 {
+                coordinator.kill();
+                coordinator.restart().await;
+            }
+        }
+        assert!(!coordinator.log().contains("the disk is full"));
+        assert!(disk.path().join("data/RESERVE").exists());
+    });
+}
