@@ -187,7 +187,7 @@ async fn watch_room(service: Service, mut room: space::Watch) {
 
 /// Drops what finished longer ago than is kept, again and again.
 async fn forget(service: Service, journal: Arc<RocksDb>, keep: Duration, clock: Clock) {
-    let pause = (keep / 10).clamp(Duration::from_secs(1), Duration::from_secs(3600));
+    let pause = (keep / 10).clamp(Duration::from_secs(1), Duration::from_hours(1));
     loop {
         tokio::time::sleep(pause).await;
         let journal = Arc::clone(&journal);

@@ -195,7 +195,7 @@ fn past_the_most_connections_others_wait_until_one_closes() {
     };
     let answer = |mut stream: &TcpStream| {
         let mut seen = Vec::new();
-        let mut some = [0; 64 * 1024];
+        let mut some = [0; 4096];
         while !String::from_utf8_lossy(&seen).contains("\r\n\r\n") {
             let read = stream.read(&mut some).unwrap();
             assert_ne!(read, 0, "the connection was closed");

@@ -12,9 +12,11 @@ use serde_json::{json, value::RawValue};
 use unanimous_sdk::protocol::{
     BranchName, CoordinatorRef, EnlistAnswer, ParticipantUrl, Problem, ProblemType, TransactionId, Vote,
 };
+use utoipa::ToSchema;
 
 use super::{
     App, body,
+    openapi as docs,
     problem::{Failure, marked, plain, refusal, unknown},
 };
 use crate::{
@@ -22,20 +24,32 @@ use crate::{
     transaction::{Event, KeyedCall, Payload, Transaction},
 };
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({ "participant": "http://127.0.0.1:8081/north", "payload": { "account": "ann", "cents": -500 } }))]
 pub(super) struct BranchBody {
+    /// Its base URL: http or https, without user, query or fragment.
+    #[schema(value_type = String, format = "uri")]
     participant: ParticipantUrl,
+    /// 1 to 64 of `A-Z a-z 0-9 . _ -`, the first a letter or digit; without it, it gets a number.
+    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     branch: Option<BranchName>,
+    /// The work, to be done at prepare. A branch without one has done it before.
+    #[schema(value_type = Option<serde_json::Value>)]
     payload: Option<Box<RawValue>>,
+    /// Only at an enlistment, with a chosen `branch` and the `coordinator`: the work is prepared already.
+    #[schema(value_type = Option<docs::Vote>)]
     vote: Option<Vote>,
+    #[schema(value_type = Option<docs::CoordinatorRef>)]
     coordinator: Option<CoordinatorRef>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct VoteBody {
+    #[schema(value_type = docs::Vote)]
     vote: Vote,
+    #[schema(value_type = docs::CoordinatorRef)]
     coordinator: CoordinatorRef,
 }
 
@@ -80,6 +94,27 @@ impl BranchBody {
     }
 }
 
+/// Enlists a participant: 201, or 200 if it was enlisted already.
+#[utoipa::path(
+    post, path = "/v1/transactions/{id}/branches", tag = "branches", request_body = BranchBody,
+    params(
+        ("id" = String, Path, format = "uuid", description = "the transaction's id"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same key with an equal body is the same call"),
+    ),
+    responses(
+        (status = 201, description = "enlisted", body = docs::Enlisted),
+        (status = 200, description = "it was enlisted already", body = docs::Enlisted),
+        (status = 400, description = "`malformed`: `detail` names the field", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`forbidden-participant`: not on the allow-list", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`unknown-transaction`, or `unknown-branch`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "the transaction doesn't allow it, and is shown as the member `transaction`; or `not-my-log`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 412, description = "`stale-epoch`: the present one is the member `epoch`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 413, description = "`too-large`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 415, description = "`unsupported-media-type`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid`: a number or a size out of its range; or `key-reused`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn enlist(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
@@ -112,6 +147,26 @@ pub(super) async fn enlist(
     Ok(marked((status, Json(answer)).into_response(), enlisted.replayed))
 }
 
+/// Takes an unsolicited vote: the work is prepared, and no prepare call will follow.
+#[utoipa::path(
+    post, path = "/v1/transactions/{id}/branches/{branch}/vote", tag = "branches", request_body = VoteBody,
+    params(
+        ("id" = String, Path, format = "uuid", description = "the transaction's id"),
+        ("branch" = String, Path, description = "the branch's name"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same key with an equal body is the same call"),
+    ),
+    responses(
+        (status = 200, description = "counted, now or before", body = docs::Voted),
+        (status = 400, description = "`malformed`: `detail` names the field", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`unknown-transaction`, or `unknown-branch`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "the transaction doesn't allow it, and is shown as the member `transaction`; or `not-my-log`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 412, description = "`stale-epoch`: the present one is the member `epoch`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 413, description = "`too-large`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 415, description = "`unsupported-media-type`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid`: a number or a size out of its range; or `key-reused`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn vote(
     State(app): State<App>,
     path: Result<Path<(String, String)>, PathRejection>,

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{
     App,
+    openapi as docs,
     problem::{Failure, plain},
 };
 use crate::engine::Filter;
@@ -19,6 +20,26 @@ use crate::engine::Filter;
 const DEFAULT_LIMIT: usize = 50;
 const MOST: usize = 1_000;
 
+/// Lists transactions, newest first. `metadata.KEY=VALUE` finds by metadata.
+#[utoipa::path(
+    get, path = "/v1/transactions", tag = "transactions",
+    params(
+        ("state" = Option<String>, Query, description = "one state, or several with commas"),
+        ("heuristic" = Option<bool>, Query, description = "whether a branch ended against the decision"),
+        ("participant" = Option<String>, Query, description = "has a branch of this base URL"),
+        ("idempotency_key" = Option<String>, Query, description = "a call about it came with this key"),
+        ("since" = Option<String>, Query, format = "date-time", description = "begun then or later"),
+        ("until" = Option<String>, Query, format = "date-time", description = "begun earlier"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "how many; 50 without it"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+    ),
+    responses(
+        (status = 200, description = "a page", body = docs::Page),
+        (status = 400, description = "`malformed`: `detail` names the field", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid`: a number or a size out of its range; or `key-reused`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn list(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Json<Value>, Failure> {
     let service = app.service()?.clone();
     let (filter, limit) = read(query.as_deref().unwrap_or_default())?;

@@ -10,6 +10,7 @@ mod coordinator;
 mod decision;
 mod list;
 mod metrics;
+mod openapi;
 mod prefer;
 mod problem;
 mod problem_pages;
@@ -98,6 +99,7 @@ pub fn router(app: App) -> Router {
         .route(&format!("{transaction}/branches/{{branch}}/vote"), post(branches::vote))
         .route(&format!("{transaction}/decision"), get(decision::inquire))
         .route("/v1/coordinator", get(coordinator::who))
+        .route("/openapi.json", get(openapi::serve))
         .route("/readyz", get(coordinator::ready))
         .route("/metrics", get(metrics::scrape))
         .route("/problems/{name}", get(problem_pages::page))

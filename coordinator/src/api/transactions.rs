@@ -11,11 +11,12 @@ use axum::{
 };
 use serde::Deserialize;
 use unanimous_sdk::protocol::{Decision, Problem, ProblemType, TransactionId};
+use utoipa::ToSchema;
 
 use super::{
     App, body,
     branches::BranchBody,
-    prefer,
+    openapi as docs, prefer,
     problem::{Failure, marked, plain, refusal, unknown, with_transaction},
 };
 use crate::{
@@ -35,33 +36,44 @@ const LONGEST_METADATA_VALUE: usize = 1024;
 /// The longest reason an initiator may give for an abort, in bytes: it is kept with the decision.
 const LONGEST_REASON: usize = 1024;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "timeout_ms": 5000, "commit": true,
+    "branches": [{ "participant": "http://127.0.0.1:8081/north", "payload": { "account": "ann", "cents": -500 } }]
+}))]
 pub(super) struct BeginBody {
+    /// Until the decision; then it is aborted. 30,000 without it.
+    #[schema(minimum = 1, maximum = 86_400_000)]
     timeout_ms: Option<u64>,
+    /// Shown with the transaction, and found by. At most 16 keys of 128 bytes, values of 1,024.
     metadata: Option<BTreeMap<String, String>>,
+    /// At most 256.
     branches: Option<Vec<BranchBody>>,
     commit: Option<bool>,
     respond: Option<Respond>,
 }
 
 /// When a commit is answered.
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum Respond {
+pub(super) enum Respond {
     Decided,
     Finished,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({ "respond": "decided" }))]
 pub(super) struct CommitBody {
     respond: Option<Respond>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({ "reason": "the customer changed their mind" }))]
 pub(super) struct AbortBody {
+    /// At most 1,024 bytes.
     reason: Option<String>,
 }
 
@@ -76,6 +88,26 @@ fn invalid(detail: impl Into<String>) -> Problem {
     Problem::new(ProblemType::Invalid, detail)
 }
 
+/// Begins a transaction; with `commit: true` runs the whole commit on the branches given.
+#[utoipa::path(
+    post, path = "/v1/transactions", tag = "transactions", request_body = BeginBody,
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same key with an equal body is the same call"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: how many seconds to wait, 300 at most; 60 without it"),
+    ),
+    responses(
+        (status = 201, description = "begun", body = docs::Transaction, headers(("Location" = String, description = "where it is"))),
+        (status = 200, description = "with `commit`: the decision is commit", body = docs::Transaction),
+        (status = 202, description = "with `commit`: undecided when the wait ran out", body = docs::Transaction),
+        (status = 400, description = "`malformed`: `detail` names the field", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`forbidden-participant`: not on the allow-list", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "the transaction doesn't allow it, and is shown as the member `transaction`; or `not-my-log`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 413, description = "`too-large`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 415, description = "`unsupported-media-type`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid`: a number or a size out of its range; or `key-reused`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn begin(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, Failure> {
     let service = app.service_for_work()?;
     let (body, key): (BeginBody, _) = body::read(&app, &headers, body, &[]).await?;
@@ -148,6 +180,26 @@ fn check(app: &App, body: BeginBody) -> Result<Begin, Problem> {
     Ok(Begin { timeout: Duration::from_millis(timeout_ms), metadata, branches, key: None })
 }
 
+/// Commits: 200 only if the decision is commit.
+#[utoipa::path(
+    post, path = "/v1/transactions/{id}/commit", tag = "transactions", request_body = CommitBody,
+    params(
+        ("id" = String, Path, format = "uuid", description = "the transaction's id"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same key with an equal body is the same call"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: how many seconds to wait, 300 at most; 60 without it"),
+    ),
+    responses(
+        (status = 200, description = "the decision is commit", body = docs::Transaction),
+        (status = 202, description = "undecided when the wait ran out", body = docs::Transaction),
+        (status = 400, description = "`malformed`: `detail` names the field", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`unknown-transaction`, or `unknown-branch`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "the transaction doesn't allow it, and is shown as the member `transaction`; or `not-my-log`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 413, description = "`too-large`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 415, description = "`unsupported-media-type`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid`: a number or a size out of its range; or `key-reused`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn commit(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
@@ -175,6 +227,24 @@ pub(super) async fn commit(
     }
 }
 
+/// Aborts: 200 if the decision is abort, 409 `committed` if it is commit.
+#[utoipa::path(
+    post, path = "/v1/transactions/{id}/abort", tag = "transactions", request_body = AbortBody,
+    params(
+        ("id" = String, Path, format = "uuid", description = "the transaction's id"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same key with an equal body is the same call"),
+    ),
+    responses(
+        (status = 200, description = "the decision is abort", body = docs::Transaction),
+        (status = 400, description = "`malformed`: `detail` names the field", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`unknown-transaction`, or `unknown-branch`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "the transaction doesn't allow it, and is shown as the member `transaction`; or `not-my-log`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 413, description = "`too-large`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 415, description = "`unsupported-media-type`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid`: a number or a size out of its range; or `key-reused`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn abort(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
@@ -207,6 +277,20 @@ pub(super) async fn abort(
     }
 }
 
+/// Shows a transaction; with `Prefer: wait=N` once it is finished.
+#[utoipa::path(
+    get, path = "/v1/transactions/{id}", tag = "transactions",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the transaction's id"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: how many seconds to wait, 300 at most; 60 without it"),
+    ),
+    responses(
+        (status = 200, description = "the transaction", body = docs::Transaction),
+        (status = 400, description = "`malformed`: `detail` names the field", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`unknown-transaction`, or `unknown-branch`", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn get(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,

@@ -1,13 +1,17 @@
-//! Room on the disk: a reserve that is given up when the disk runs full, for what is under way then.
+//! Room on the disk: a reserve for what is under way when the disk runs full.
 //!
 //! ```text
-//!            free room   0 ······ ½ ·································· 2 ······  (in sizes of the reserve)
-//!   the reserve is there │ given up │ kept                                      new work is taken
-//!   the reserve is gone  │ as it is                                   │ made anew   until then it is refused
+//!   free room, in sizes of the reserve      0 ·· ⅛ ····· ½ ······· 1 ················ 2 ·····
+//!   the reserve is there, work is taken                  │ no new work is taken
+//!   the reserve is there, no work is taken       │ given up, when    │ work is taken
+//!   the reserve is gone, no work is taken        │ nobody fills on                   │ it is made anew, work is taken
 //! ```
 //!
-//! Always true: the disk counts as full exactly as long as the reserve isn't there, also over restarts; the room that
-//! giving it up leaves is less than what making it takes, so that nothing swings to and fro.
+//! Whatever fills the disk would take the reserve as well if it were given up at once: until the other one has met the
+//! end of the disk, the log lives on what it has allocated ahead.
+//!
+//! Always true: no new work is taken while the reserve isn't there, and it stays so over restarts; what giving it up
+//! leaves free is less than what making it takes, so that nothing swings to and fro.
 
 use std::{
     fs::{self, File},
@@ -28,6 +32,8 @@ use super::Error;
 const NAME: &str = "RESERVE";
 /// The reserve is at most this large, and at most a tenth of the file system.
 const MOST_BYTES: u64 = 64 << 20;
+/// After so many looks without more being filled nobody fills on.
+const STILL: u32 = 5;
 
 /// What a file system has, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,14 +66,29 @@ enum Due {
     Make,
 }
 
-fn due(there: bool, room: Room) -> Due {
-    let size = room.reserve();
-    if there && room.free < size / 2 {
-        Due::GiveUp
-    } else if !there && room.free >= size.saturating_mul(2) {
-        Due::Make
-    } else {
-        Due::Nothing
+/// What is known of the room, from look to look. Pure.
+#[derive(Clone, Copy, Debug, Default)]
+struct Outlook {
+    full: bool,
+    free_before: u64,
+    /// For how many looks the room has hardly shrunk.
+    still: u32,
+}
+
+impl Outlook {
+    fn see(&mut self, there: bool, room: Room) -> Due {
+        let size = room.reserve();
+        let shrunk = self.free_before.saturating_sub(room.free);
+        self.still = if shrunk > size / 64 { 0 } else { self.still.saturating_add(1) };
+        self.free_before = room.free;
+        self.full = !there || room.free < if self.full { size } else { size / 2 };
+        if !there && room.free >= size.saturating_mul(2) {
+            Due::Make
+        } else if there && room.free < size / 8 && self.still >= STILL {
+            Due::GiveUp
+        } else {
+            Due::Nothing
+        }
     }
 }
 
@@ -76,11 +97,11 @@ pub(super) fn reserve_bytes(path: &Path) -> Result<u64, Error> {
     Ok(Room::of(path)?.reserve())
 }
 
-/// Before a log is opened to be written: gives the reserve of this data folder up if the disk is full.
+/// Before a log is opened to be written: gives the reserve of this data folder up if there may not be room enough for that.
 pub(super) fn make_way(dir: &Path) -> Result<(), Error> {
     let reserve = Reserve::of(dir);
     let room = Room::of(dir)?;
-    if due(reserve.is_there(room)?, room) == Due::GiveUp { reserve.give_up() } else { Ok(()) }
+    if reserve.is_there(room)? && room.free < room.reserve() { reserve.give_up() } else { Ok(()) }
 }
 
 #[derive(Debug)]
@@ -92,17 +113,6 @@ struct Reserve {
 impl Reserve {
     fn of(dir: &Path) -> Self {
         Self { dir: dir.to_owned(), path: dir.join(NAME) }
-    }
-
-    /// Does what is due. Whether it is there then.
-    fn see_to(&self) -> Result<bool, Error> {
-        let room = Room::of(&self.dir)?;
-        let there = self.is_there(room)?;
-        match due(there, room) {
-            Due::Nothing => Ok(there),
-            Due::GiveUp => self.give_up().map(|()| false),
-            Due::Make => self.make(room.reserve()).map(|()| true),
-        }
     }
 
     /// Whether it is there, whole. By its length: a file system that compresses tells too few blocks.
@@ -155,7 +165,7 @@ fn write_noise(mut file: &File, size: u64) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Watch {
     reserve: Reserve,
-    full: bool,
+    outlook: Outlook,
     /// Why the reserve could not be seen to when it was last looked at.
     failed: Option<String>,
 }
@@ -163,36 +173,50 @@ pub struct Watch {
 impl Watch {
     /// Looks for the first time. The log in this data folder must be open.
     pub fn start(dir: &Path) -> Self {
-        let mut watch = Self { reserve: Reserve::of(dir), full: false, failed: None };
+        let mut watch = Self { reserve: Reserve::of(dir), outlook: Outlook::default(), failed: None };
         watch.look();
         watch
     }
 
     /// Whether the disk counted as full when it was last looked at: then no new work may be taken.
     pub fn is_full(&self) -> bool {
-        self.full
+        self.outlook.full
     }
 
-    /// Looks, and gives the reserve up or makes it anew. Where that can't be done, the disk counts as full.
+    /// Looks, and gives the reserve up or makes it anew. Where that can't be done, the disk counts as full. To be called
+    /// some five times a second.
     pub fn look(&mut self) {
-        let (there, failed) = match self.reserve.see_to() {
-            Ok(there) => (there, None),
-            Err(error) => (false, Some(error.to_string())),
-        };
+        let was_full = self.outlook.full;
+        let failed = self.see_to_it().err().map(|error| error.to_string());
+        self.outlook.full |= failed.is_some();
         let data_dir = self.reserve.dir.display();
-        if !there && !self.full {
+        if self.outlook.full && !was_full {
             warn!(
                 %data_dir,
-                "the disk is full: no new work is taken; what is under way is decided and carried through in what was kept \
-                 in reserve; free space, and new work is taken again"
+                "the disk is full: no new work is taken; what is under way is carried through in room that was kept for it; \
+                 free some, and new work is taken again"
             );
-        } else if there && self.full {
+        } else if was_full && !self.outlook.full {
             info!(%data_dir, "there is room on the disk again: new work is taken");
         }
         if let Some(error) = failed.as_ref().filter(|_| self.failed != failed) {
             warn!(error, "room can't be kept in reserve, so the disk counts as full");
         }
-        (self.full, self.failed) = (!there, failed);
+        self.failed = failed;
+    }
+
+    fn see_to_it(&mut self) -> Result<(), Error> {
+        let room = Room::of(&self.reserve.dir)?;
+        let there = self.reserve.is_there(room)?;
+        match self.outlook.see(there, room) {
+            Due::Nothing => {}
+            Due::GiveUp => self.reserve.give_up()?,
+            Due::Make => {
+                self.reserve.make(room.reserve())?;
+                self.outlook.full = false;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -214,12 +238,33 @@ mod tests {
         assert_eq!(Room { total: u64::MAX, free: u64::MAX }.reserve(), 64 * MIB);
     }
 
+    /// What is due after looks at this much free room, in MiB, of a large disk; and whether it is full.
+    fn seen(there: bool, looks: &[u64]) -> (Due, bool) {
+        let mut outlook = Outlook::default();
+        let due = looks.iter().map(|free| outlook.see(there, room(1000, *free))).last();
+        (due.unwrap(), outlook.full)
+    }
+
     #[test]
-    fn the_reserve_is_given_up_below_half_its_size_and_made_at_twice_its_size() {
-        assert_eq!(due(true, room(1000, 31)), Due::GiveUp);
-        assert_eq!(due(true, room(1000, 32)), Due::Nothing);
-        assert_eq!(due(false, room(1000, 127)), Due::Nothing);
-        assert_eq!(due(false, room(1000, 128)), Due::Make);
+    fn new_work_is_refused_below_half_the_reserve_and_taken_again_from_a_whole_one_on() {
+        assert_eq!(seen(true, &[32]), (Due::Nothing, false));
+        assert_eq!(seen(true, &[31]), (Due::Nothing, true));
+        assert_eq!(seen(true, &[31, 63]), (Due::Nothing, true));
+        assert_eq!(seen(true, &[31, 64]), (Due::Nothing, false));
+    }
+
+    #[test]
+    fn the_reserve_is_not_given_up_to_what_still_fills_the_disk() {
+        assert_eq!(seen(true, &[100, 60, 40, 20, 7, 5, 3, 1]), (Due::Nothing, true));
+        assert_eq!(seen(true, &[100, 60, 40, 20, 0, 0, 0, 0, 0]), (Due::Nothing, true));
+        assert_eq!(seen(true, &[100, 60, 40, 20, 0, 0, 0, 0, 0, 0]), (Due::GiveUp, true));
+        assert_eq!(seen(true, &[8, 8, 8, 8, 8, 8, 8]), (Due::Nothing, true), "there is room enough for now");
+    }
+
+    #[test]
+    fn no_new_work_is_taken_without_a_reserve_which_is_made_at_twice_its_size() {
+        assert_eq!(seen(false, &[127]), (Due::Nothing, true));
+        assert_eq!(seen(false, &[128]).0, Due::Make);
     }
 
     #[test]
@@ -228,13 +273,15 @@ mod tests {
             let size = room(total, 0).reserve();
             for free in 0..total {
                 let now = room(total, free);
-                match due(true, now) {
-                    Due::GiveUp => assert_eq!(due(false, Room { free: now.free + size, ..now }), Due::Nothing),
-                    other => assert_eq!(other, Due::Nothing),
+                let mut outlook = Outlook { still: STILL, ..Outlook::default() };
+                if outlook.see(true, now) == Due::GiveUp {
+                    assert_eq!(outlook.see(false, Room { free: now.free + size, ..now }), Due::Nothing);
+                    assert!(outlook.full);
                 }
-                match due(false, now) {
-                    Due::Make => assert_eq!(due(true, Room { free: now.free - size, ..now }), Due::Nothing),
-                    other => assert_eq!(other, Due::Nothing),
+                let mut outlook = Outlook { full: true, still: STILL, ..Outlook::default() };
+                if outlook.see(false, now) == Due::Make {
+                    assert_eq!(outlook.see(true, Room { free: now.free - size, ..now }), Due::Nothing);
+                    assert!(!outlook.full);
                 }
             }
         }
