@@ -19,7 +19,7 @@ use crate::{
     protocol::{
         BranchName, CoordinatorRef, EnlistAnswer, Epoch, Problem, ProblemType, TRANSACTION_HEADER, TransactionId, Vote,
     },
-    server::{Inner, Service, Stuck, now, problem_response},
+    server::{How, Inner, Service, Stuck, now, problem_response},
     store::Store,
 };
 
@@ -117,8 +117,8 @@ impl<P: Participant> Service<P> {
         let key = BranchKey { coordinator: coordinator.id, transaction, branch: branch.clone() };
         let call = Call::Open { now: now() };
         let remaining = Duration::from_millis(remaining_ms);
-        let told =
-            inner.carry_out(Event::Told { from: coordinator, transaction, branch, call }, None, remaining).await?;
+        let event = Event::Told { from: coordinator, transaction, branch, call };
+        let told = inner.carry_out(event, None, How { remaining, ..How::default() }).await?;
         if told != Ok(Reply::Work) {
             return Err(JoinError::new(
                 ProblemType::NotActive,
@@ -130,7 +130,7 @@ impl<P: Participant> Service<P> {
             tokio::time::sleep(remaining).await;
             if let Some(inner) = late.upgrade() {
                 let act = Act::GiveUp("its deadline has passed");
-                let _ = inner.carry_out(Event::Own { key: of, act }, None, Duration::ZERO).await;
+                let _ = inner.carry_out(Event::Own { key: of, act }, None, How::default()).await;
             }
         });
         let work = Some(inner.store.work(&key));
@@ -186,7 +186,7 @@ impl<P: Participant> InTransaction<P> {
 
     async fn end(&mut self, act: Act) -> Result<Reply, JoinError> {
         let work = self.work.take().unwrap_or_else(|| self.inner.store.work(&self.key));
-        match self.inner.carry_out(Event::Own { key: self.key.clone(), act }, Some(work), Duration::ZERO).await? {
+        match self.inner.carry_out(Event::Own { key: self.key.clone(), act }, Some(work), How::default()).await? {
             Ok(reply) => Ok(reply),
             Err(Refusal::IsAborted { why }) => {
                 Err(JoinError::new(ProblemType::Aborted, format!("the branch {} is aborted: {why}", self.key)))
@@ -215,7 +215,7 @@ impl<P: Participant> InTransaction<P> {
             match present {
                 Some(present) if error.problem.kind == ProblemType::StaleEpoch && present > epoch => {
                     let superseded = Event::Superseded { coordinator: id, epoch: present };
-                    let _ = self.inner.carry_out(superseded, None, Duration::ZERO).await?;
+                    let _ = self.inner.carry_out(superseded, None, How::default()).await?;
                 }
                 Some(_) | None => return Err(error),
             }
@@ -232,7 +232,7 @@ impl<P: Participant> Drop for InTransaction<P> {
             let (inner, key) = (self.inner.clone(), self.key.clone());
             runtime.spawn(async move {
                 let act = Act::GiveUp("the service has let it go");
-                let _ = inner.carry_out(Event::Own { key, act }, None, Duration::ZERO).await;
+                let _ = inner.carry_out(Event::Own { key, act }, None, How::default()).await;
             });
         }
     }

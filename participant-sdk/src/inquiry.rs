@@ -75,7 +75,7 @@ impl<P: Participant> Inner<P> {
         tracing::info!(branch = %key, ?decision, "the coordinator was asked, and has told the decision");
         failpoint::hit("after-inquiry");
         let event = Event::Learned { key: key.clone(), asked: known.epoch, decision };
-        match self.carry_out(event, None, Duration::ZERO).await {
+        match self.carry_out(event, None, How::default()).await {
             Ok(_) => Ok(()),
             Err(stuck) => Err(format!("the decision is known, and can't be carried out yet: {stuck:?}")),
         }

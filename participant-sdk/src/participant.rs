@@ -82,6 +82,7 @@ pub struct BranchContext {
     pub(crate) key: BranchKey,
     pub(crate) payload: Option<Payload>,
     pub(crate) remaining: Option<Duration>,
+    pub(crate) traceparent: Option<Arc<str>>,
 }
 
 impl BranchContext {
@@ -103,6 +104,12 @@ impl BranchContext {
     /// How long there was, when `prepare` was called, until the transaction's deadline. None in `commit` and `abort`.
     pub fn remaining(&self) -> Option<Duration> {
         self.remaining
+    }
+
+    /// The `traceparent` (W3C Trace Context) of the call that brought this about, as it came. None where it had none, and
+    /// where the decision was asked for.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.traceparent.as_deref()
     }
 
     /// The work, as the initiator gave it.

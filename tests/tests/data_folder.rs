@@ -54,7 +54,10 @@ async fn an_older_copy_in_place_of_the_folder_presumes_nothing_about_what_it_nev
     branches.as_array_mut().unwrap().push(json!({ "participant": last.url(), "payload": {} }));
     let id = coordinator.api.begin(&json!({ "branches": branches, "timeout_ms": 120_000 })).await;
     let commit = coordinator.api.commit_in_background(&id);
-    wait::until_so("the bank has voted", async || bank.in_doubt().await == 1).await;
+    wait::until_so("the bank has voted", async || {
+        coordinator.api.transaction(&id).await["branches"][0]["vote"] == "prepared"
+    })
+    .await;
     bank.kill();
     proxy.down();
     last.release();

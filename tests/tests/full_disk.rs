@@ -174,7 +174,8 @@ fn assert_disk_full(answer: &Answer) {
 
 /// Waits until new work is taken, and does some.
 async fn works_again(api: &Api, participant: &Participant) {
-    wait::until_so("new work is taken again", async || api.post("/v1/transactions", &json!({})).await.status == 201).await;
+    wait::until_so("new work is taken again", async || api.post("/v1/transactions", &json!({})).await.status == 201)
+        .await;
     let _ = api.run(&branches(participant)).await.expect(200);
 }
 

@@ -110,7 +110,10 @@ async fn no_vote_is_told_before_it_is_durable() {
     // The store hangs, and the rest of the process runs on.
     let mut case = Case::start("before-vote-durable=pause", LONG).await;
     let commit = case.coordinator.api.commit_in_background(&case.id);
-    wait::until_so("the other bank has voted", async || case.other.in_doubt().await == 1).await;
+    wait::until_so("the other bank's vote is there", async || {
+        case.coordinator.api.transaction(&case.id).await["branches"][1]["vote"] == "prepared"
+    })
+    .await;
     wait::a_while().await;
     let shown = case.coordinator.api.transaction(&case.id).await;
     assert_eq!((&shown["state"], &shown["branches"][0]["vote"]), (&json!("preparing"), &Value::Null), "{shown}");
@@ -183,7 +186,10 @@ async fn a_branch_in_doubt_stays_in_doubt_while_nobody_can_tell_and_keeps_its_ac
     branches.as_array_mut().unwrap().push(json!({ "participant": last.url(), "payload": {} }));
     let id = coordinator.api.begin(&json!({ "branches": branches, "timeout_ms": LONG })).await;
     let _commit = coordinator.api.commit_in_background(&id);
-    wait::until_so("the bank has voted", async || bank.in_doubt().await == 1).await;
+    wait::until_so("the bank has voted", async || {
+        coordinator.api.transaction(&id).await["branches"][0]["vote"] == "prepared"
+    })
+    .await;
     coordinator.kill();
     bank.kill();
     bank.restart().await;

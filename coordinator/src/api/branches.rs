@@ -32,7 +32,7 @@ pub(super) struct BranchBody {
     #[schema(value_type = String, format = "uri")]
     participant: ParticipantUrl,
     /// 1 to 64 of `A-Z a-z 0-9 . _ -`, the first a letter or digit; without it, it gets a number.
-    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    #[schema(value_type = Option<docs::BranchName>)]
     branch: Option<BranchName>,
     /// The work, to be done at prepare. A branch without one has done it before.
     #[schema(value_type = Option<serde_json::Value>)]
@@ -98,8 +98,8 @@ impl BranchBody {
 #[utoipa::path(
     post, path = "/v1/transactions/{id}/branches", tag = "branches", request_body = BranchBody,
     params(
-        ("id" = String, Path, format = "uuid", description = "the transaction's id"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same key with an equal body is the same call"),
+        ("id" = docs::TransactionId, Path, description = "the transaction's id"),
+        docs::Keyed,
     ),
     responses(
         (status = 201, description = "enlisted", body = docs::Enlisted),
@@ -112,7 +112,7 @@ impl BranchBody {
         (status = 413, description = "`too-large`", body = docs::Problem, content_type = "application/problem+json"),
         (status = 415, description = "`unsupported-media-type`", body = docs::Problem, content_type = "application/problem+json"),
         (status = 422, description = "`invalid`: a number or a size out of its range; or `key-reused`", body = docs::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json", headers(("Retry-After" = u32, description = "seconds"))),
     )
 )]
 pub(super) async fn enlist(
@@ -151,9 +151,9 @@ pub(super) async fn enlist(
 #[utoipa::path(
     post, path = "/v1/transactions/{id}/branches/{branch}/vote", tag = "branches", request_body = VoteBody,
     params(
-        ("id" = String, Path, format = "uuid", description = "the transaction's id"),
-        ("branch" = String, Path, description = "the branch's name"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same key with an equal body is the same call"),
+        ("id" = docs::TransactionId, Path, description = "the transaction's id"),
+        ("branch" = docs::BranchName, Path, description = "the branch's name"),
+        docs::Keyed,
     ),
     responses(
         (status = 200, description = "counted, now or before", body = docs::Voted),
@@ -164,7 +164,7 @@ pub(super) async fn enlist(
         (status = 413, description = "`too-large`", body = docs::Problem, content_type = "application/problem+json"),
         (status = 415, description = "`unsupported-media-type`", body = docs::Problem, content_type = "application/problem+json"),
         (status = 422, description = "`invalid`: a number or a size out of its range; or `key-reused`", body = docs::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json", headers(("Retry-After" = u32, description = "seconds"))),
     )
 )]
 pub(super) async fn vote(

@@ -14,7 +14,7 @@ use crate::engine::Refusal;
 /// Who it is.
 #[utoipa::path(get, path = "/v1/coordinator", tag = "coordinator", responses(
         (status = 200, description = "as it stands in every message", body = docs::Coordinator),
-        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json", headers(("Retry-After" = u32, description = "seconds"))),
 ))]
 pub(super) async fn who(State(app): State<App>) -> Result<Json<Coordinator>, Failure> {
     Ok(Json(app.service()?.coordinator()))
@@ -29,7 +29,7 @@ pub(super) async fn healthy() -> Json<Value> {
 /// Whether its log is loaded and it serves.
 #[utoipa::path(get, path = "/readyz", tag = "coordinator", responses(
         (status = 200, description = "it does", body = docs::Status),
-        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json", headers(("Retry-After" = u32, description = "seconds"))),
 ))]
 pub(super) async fn ready(State(app): State<App>) -> Result<Json<Value>, Failure> {
     let service = app.service_for_work()?;

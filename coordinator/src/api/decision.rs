@@ -29,17 +29,17 @@ pub(super) struct Asked {
 #[utoipa::path(
     get, path = "/v1/transactions/{id}/decision", tag = "branches",
     params(
-        ("id" = String, Path, format = "uuid", description = "the transaction's id"),
-        ("coordinator" = Option<String>, Query, format = "uuid", description = "the id of the coordinator that sent the branch its messages"),
-        ("epoch" = Option<String>, Query, format = "uuid", description = "the highest epoch of it that is known"),
-        ("branch" = Option<String>, Query, description = "the branch in doubt"),
+        ("id" = docs::TransactionId, Path, description = "the transaction's id"),
+        ("coordinator" = Option<docs::CoordinatorId>, Query, description = "the id of the coordinator that sent the branch its messages"),
+        ("epoch" = Option<docs::Epoch>, Query, description = "the highest epoch of it that is known"),
+        ("branch" = Option<docs::BranchName>, Query, description = "the branch in doubt"),
     ),
     responses(
         (status = 200, description = "the decision, or that it is pending", body = docs::Inquired),
         (status = 400, description = "`malformed`: `detail` names the field", body = docs::Problem, content_type = "application/problem+json"),
         (status = 404, description = "`unknown-transaction`, or `unknown-branch`", body = docs::Problem, content_type = "application/problem+json"),
         (status = 409, description = "the transaction doesn't allow it, and is shown as the member `transaction`; or `not-my-log`", body = docs::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json", headers(("Retry-After" = u32, description = "seconds"))),
     )
 )]
 pub(super) async fn inquire(

@@ -24,20 +24,20 @@ const MOST: usize = 1_000;
 #[utoipa::path(
     get, path = "/v1/transactions", tag = "transactions",
     params(
-        ("state" = Option<String>, Query, description = "one state, or several with commas"),
+        ("state" = Option<Vec<docs::State>>, Query, style = Form, explode = false, min_items = 1, description = "one state, or several with commas"),
         ("heuristic" = Option<bool>, Query, description = "whether a branch ended against the decision"),
-        ("participant" = Option<String>, Query, description = "has a branch of this base URL"),
+        ("participant" = Option<String>, Query, format = "uri", description = "has a branch of this base URL"),
         ("idempotency_key" = Option<String>, Query, description = "a call about it came with this key"),
         ("since" = Option<String>, Query, format = "date-time", description = "begun then or later"),
         ("until" = Option<String>, Query, format = "date-time", description = "begun earlier"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "how many; 50 without it"),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+        ("cursor" = Option<docs::TransactionId>, Query, description = "`next_cursor` of the page before"),
     ),
     responses(
         (status = 200, description = "a page", body = docs::Page),
         (status = 400, description = "`malformed`: `detail` names the field", body = docs::Problem, content_type = "application/problem+json"),
         (status = 422, description = "`invalid`: a number or a size out of its range; or `key-reused`", body = docs::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json", headers(("Retry-After" = u32, description = "seconds"))),
     )
 )]
 pub(super) async fn list(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Json<Value>, Failure> {

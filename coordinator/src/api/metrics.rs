@@ -11,11 +11,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{App, problem::Failure};
+use super::{App, openapi as docs, problem::Failure};
 
 /// The text format's media type.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// What operators watch, for Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "coordinator", responses(
+        (status = 200, description = "the text format", body = String, content_type = "text/plain"),
+        (status = 503, description = "`not-ready`; with Retry-After", body = docs::Problem, content_type = "application/problem+json", headers(("Retry-After" = u32, description = "seconds"))),
+))]
 pub(super) async fn scrape(State(app): State<App>) -> Result<impl IntoResponse, Failure> {
     Ok(([(header::CONTENT_TYPE, TEXT)], app.service()?.scrape()))
 }

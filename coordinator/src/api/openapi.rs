@@ -8,9 +8,9 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use utoipa::{OpenApi, ToSchema};
+use utoipa::{IntoParams, OpenApi, ToSchema};
 
-use super::{branches, coordinator, decision, list, transactions};
+use super::{branches, coordinator, decision, list, metrics, problem_pages, transactions};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -23,14 +23,57 @@ use super::{branches, coordinator, decision, list, transactions};
         transactions::begin, transactions::commit, transactions::abort, transactions::get, list::list,
         branches::enlist, branches::vote, decision::inquire,
         coordinator::who, coordinator::healthy, coordinator::ready,
+        metrics::scrape, problem_pages::page, serve,
     ),
     components(schemas(Transaction, Problem))
 )]
 struct Description;
 
-/// The description.
+/// This description.
+#[utoipa::path(get, path = "/openapi.json", tag = "coordinator", responses(
+        (status = 200, description = "OpenAPI 3.1", body = serde_json::Value),
+        (status = 503, description = "`not-ready`; with Retry-After", body = Problem, content_type = "application/problem+json", headers(("Retry-After" = u32, description = "seconds"))),
+))]
 pub(super) async fn serve() -> Json<utoipa::openapi::OpenApi> {
     Json(Description::openapi())
+}
+
+/// A UUIDv7 in lower case, given by the coordinator; all zeros in a horizon before the first.
+#[derive(ToSchema)]
+#[schema(format = "uuid", pattern = "^([0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}|0{8}-0{4}-0{4}-0{4}-0{12})$")]
+pub(super) struct TransactionId(String);
+
+/// One opening of the coordinator's log: a UUIDv7 in lower case. Higher epochs overrule lower ones.
+#[derive(ToSchema)]
+#[schema(format = "uuid", pattern = "^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$")]
+pub(super) struct Epoch(String);
+
+/// A UUID in lower case, kept with the log for ever.
+#[derive(ToSchema)]
+#[schema(format = "uuid", pattern = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
+pub(super) struct CoordinatorId(String);
+
+/// 1 to 64 of `A-Z a-z 0-9 . _ -`, the first a letter or digit.
+#[derive(ToSchema)]
+#[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+pub(super) struct BranchName(String);
+
+/// A call that is safe to repeat.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub(super) struct Keyed {
+    /// 1 to 255 visible ASCII characters; the same key with an equal body is the same call.
+    #[param(rename = "Idempotency-Key", value_type = String, required = false, pattern = "^[!-~]{1,255}$")]
+    key: Option<String>,
+}
+
+/// A call that may take a while.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub(super) struct Patient {
+    /// `wait=N`: how many seconds to wait, 300 at most; a commit waits for 60 without it, a GET not at all.
+    #[param(rename = "Prefer", value_type = String, required = false)]
+    prefer: Option<String>,
 }
 
 #[derive(ToSchema)]
@@ -99,30 +142,34 @@ pub(super) enum ReasonCode {
 #[derive(ToSchema)]
 pub(super) struct Reason {
     code: ReasonCode,
+    #[schema(required = true)]
     detail: Option<String>,
-    branch: Option<String>,
+    #[schema(required = true)]
+    branch: Option<BranchName>,
 }
 
 /// A transaction, whole.
 #[derive(ToSchema)]
 pub(super) struct Transaction {
-    #[schema(format = "uuid")]
-    id: String,
+    id: TransactionId,
     state: State,
+    #[schema(required = true)]
     decision: Option<Decision>,
     /// Its place in the order of outcomes; null if it changed nothing.
+    #[schema(required = true)]
     sequence: Option<u64>,
     /// Whether a branch ended against the decision, or nobody knows how.
     heuristic: bool,
+    #[schema(required = true)]
     reason: Option<Reason>,
     metadata: BTreeMap<String, String>,
     #[schema(format = "date-time")]
     created_at: String,
     #[schema(format = "date-time")]
     deadline: String,
-    #[schema(format = "date-time")]
+    #[schema(format = "date-time", required = true)]
     decided_at: Option<String>,
-    #[schema(format = "date-time")]
+    #[schema(format = "date-time", required = true)]
     finished_at: Option<String>,
     branches: Vec<Branch>,
 }
@@ -130,18 +177,19 @@ pub(super) struct Transaction {
 /// One participant's share of a transaction.
 #[derive(ToSchema)]
 pub(super) struct Branch {
-    branch: String,
+    branch: BranchName,
     #[schema(format = "uri")]
     participant: String,
     state: BranchState,
+    #[schema(required = true)]
     vote: Option<Vote>,
     /// The calls of the present phase.
     attempts: u32,
+    #[schema(required = true)]
     last_error: Option<String>,
-    #[schema(format = "date-time")]
+    #[schema(format = "date-time", required = true)]
     next_attempt_at: Option<String>,
-    /// What the participant said of a refusal or a heuristic end.
-    #[schema(required = false)]
+    /// What the participant said of a refusal or a heuristic end; absent if it said nothing.
     detail: Option<String>,
 }
 
@@ -150,36 +198,37 @@ pub(super) struct Branch {
 pub(super) struct Page {
     items: Vec<Transaction>,
     /// Where the next page begins; null on the last.
-    next_cursor: Option<String>,
+    #[schema(required = true)]
+    next_cursor: Option<TransactionId>,
 }
 
 /// A coordinator, as it stands in every message.
 #[derive(ToSchema)]
 pub(super) struct Coordinator {
-    #[schema(format = "uuid")]
-    id: String,
-    #[schema(format = "uuid")]
-    epoch: String,
+    id: CoordinatorId,
+    epoch: Epoch,
     #[schema(format = "uri")]
     url: String,
     /// Every transaction with a lower id is finished.
-    #[schema(format = "uuid")]
-    horizon: String,
+    horizon: TransactionId,
 }
 
-/// A coordinator and its present epoch, as a vote names them. `url` and `horizon` may stand beside them.
+/// A coordinator and its present epoch, as a vote names them.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct CoordinatorRef {
-    #[schema(format = "uuid")]
-    id: String,
-    #[schema(format = "uuid")]
-    epoch: String,
+    id: CoordinatorId,
+    epoch: Epoch,
+    /// Not looked at.
+    url: Option<serde_json::Value>,
+    /// Not looked at.
+    horizon: Option<serde_json::Value>,
 }
 
 /// A branch that was enlisted.
 #[derive(ToSchema)]
 pub(super) struct Enlisted {
-    branch: String,
+    branch: BranchName,
     #[schema(format = "date-time")]
     deadline: String,
     remaining_ms: u64,
@@ -189,7 +238,7 @@ pub(super) struct Enlisted {
 /// A vote that counts.
 #[derive(ToSchema)]
 pub(super) struct Voted {
-    branch: String,
+    branch: BranchName,
     vote: Vote,
     coordinator: Coordinator,
 }
@@ -201,6 +250,16 @@ pub(super) struct Inquired {
     /// Whether it is an abort because the log doesn't know the transaction.
     presumed: bool,
     coordinator: Coordinator,
+}
+
+/// What a problem type means, and what to do now.
+#[derive(ToSchema)]
+pub(super) struct Advice {
+    r#type: String,
+    title: String,
+    status: u16,
+    meaning: String,
+    what_to_do: String,
 }
 
 /// How the coordinator is.
@@ -219,13 +278,11 @@ pub(super) struct Problem {
     /// What happened, to what, and what to do now; names the field.
     detail: String,
     /// The transaction, if it is about one.
-    #[schema(required = false)]
     transaction: Option<Transaction>,
     /// The present epoch, for `stale-epoch`.
-    #[schema(required = false)]
-    epoch: Option<String>,
+    epoch: Option<Epoch>,
     /// From which time on an unknown id was surely never committed, for `unknown-transaction`.
-    #[schema(required = false)]
+    #[schema(format = "date-time")]
     retained_since: Option<String>,
 }
 
@@ -248,6 +305,9 @@ mod tests {
             ("/v1/coordinator", &["get"]),
             ("/healthz", &["get"]),
             ("/readyz", &["get"]),
+            ("/metrics", &["get"]),
+            ("/openapi.json", &["get"]),
+            ("/problems/{name}", &["get"]),
         ] {
             for method in methods {
                 assert!(description["paths"][path][method].is_object(), "{method} {path}");

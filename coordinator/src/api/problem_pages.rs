@@ -11,7 +11,7 @@ use axum::{
 use serde_json::json;
 use unanimous_sdk::protocol::{Problem, ProblemType};
 
-use super::problem::Failure;
+use super::{openapi as docs, problem::Failure};
 
 /// Lets a browser apply the page's own style, and nothing else.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
@@ -27,6 +27,17 @@ struct Advice {
     what_to_do: &'static str,
 }
 
+/// What a problem type means, and what to do now: a page for people, JSON for programs.
+#[utoipa::path(
+    get, path = "/problems/{name}", tag = "coordinator",
+    params(("name" = String, Path, description = "the last part of a problem's `type`")),
+    responses(
+        (status = 200, description = "what it means", content((docs::Advice = "application/json"), (String = "text/html"))),
+        (status = 400, description = "`malformed`: `detail` names the field", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`not-found`: there is no such type", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not-ready`; with Retry-After", body = docs::Problem, content_type = "application/problem+json", headers(("Retry-After" = u32, description = "seconds"))),
+    )
+)]
 pub(super) async fn page(name: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Result<Response, Failure> {
     let Path(name) = name?;
     let Some(kind) = ProblemType::ALL.iter().copied().find(|kind| kind.name() == name) else {

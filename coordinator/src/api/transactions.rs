@@ -92,8 +92,8 @@ fn invalid(detail: impl Into<String>) -> Problem {
 #[utoipa::path(
     post, path = "/v1/transactions", tag = "transactions", request_body = BeginBody,
     params(
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same key with an equal body is the same call"),
-        ("Prefer" = Option<String>, Header, description = "`wait=N`: how many seconds to wait, 300 at most; 60 without it"),
+        docs::Keyed,
+        docs::Patient,
     ),
     responses(
         (status = 201, description = "begun", body = docs::Transaction, headers(("Location" = String, description = "where it is"))),
@@ -105,7 +105,7 @@ fn invalid(detail: impl Into<String>) -> Problem {
         (status = 413, description = "`too-large`", body = docs::Problem, content_type = "application/problem+json"),
         (status = 415, description = "`unsupported-media-type`", body = docs::Problem, content_type = "application/problem+json"),
         (status = 422, description = "`invalid`: a number or a size out of its range; or `key-reused`", body = docs::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json", headers(("Retry-After" = u32, description = "seconds"))),
     )
 )]
 pub(super) async fn begin(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, Failure> {
@@ -184,9 +184,9 @@ fn check(app: &App, body: BeginBody) -> Result<Begin, Problem> {
 #[utoipa::path(
     post, path = "/v1/transactions/{id}/commit", tag = "transactions", request_body = CommitBody,
     params(
-        ("id" = String, Path, format = "uuid", description = "the transaction's id"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same key with an equal body is the same call"),
-        ("Prefer" = Option<String>, Header, description = "`wait=N`: how many seconds to wait, 300 at most; 60 without it"),
+        ("id" = docs::TransactionId, Path, description = "the transaction's id"),
+        docs::Keyed,
+        docs::Patient,
     ),
     responses(
         (status = 200, description = "the decision is commit", body = docs::Transaction),
@@ -197,7 +197,7 @@ fn check(app: &App, body: BeginBody) -> Result<Begin, Problem> {
         (status = 413, description = "`too-large`", body = docs::Problem, content_type = "application/problem+json"),
         (status = 415, description = "`unsupported-media-type`", body = docs::Problem, content_type = "application/problem+json"),
         (status = 422, description = "`invalid`: a number or a size out of its range; or `key-reused`", body = docs::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json", headers(("Retry-After" = u32, description = "seconds"))),
     )
 )]
 pub(super) async fn commit(
@@ -231,8 +231,8 @@ pub(super) async fn commit(
 #[utoipa::path(
     post, path = "/v1/transactions/{id}/abort", tag = "transactions", request_body = AbortBody,
     params(
-        ("id" = String, Path, format = "uuid", description = "the transaction's id"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same key with an equal body is the same call"),
+        ("id" = docs::TransactionId, Path, description = "the transaction's id"),
+        docs::Keyed,
     ),
     responses(
         (status = 200, description = "the decision is abort", body = docs::Transaction),
@@ -242,7 +242,7 @@ pub(super) async fn commit(
         (status = 413, description = "`too-large`", body = docs::Problem, content_type = "application/problem+json"),
         (status = 415, description = "`unsupported-media-type`", body = docs::Problem, content_type = "application/problem+json"),
         (status = 422, description = "`invalid`: a number or a size out of its range; or `key-reused`", body = docs::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json", headers(("Retry-After" = u32, description = "seconds"))),
     )
 )]
 pub(super) async fn abort(
@@ -281,14 +281,14 @@ pub(super) async fn abort(
 #[utoipa::path(
     get, path = "/v1/transactions/{id}", tag = "transactions",
     params(
-        ("id" = String, Path, format = "uuid", description = "the transaction's id"),
-        ("Prefer" = Option<String>, Header, description = "`wait=N`: how many seconds to wait, 300 at most; 60 without it"),
+        ("id" = docs::TransactionId, Path, description = "the transaction's id"),
+        docs::Patient,
     ),
     responses(
         (status = 200, description = "the transaction", body = docs::Transaction),
         (status = 400, description = "`malformed`: `detail` names the field", body = docs::Problem, content_type = "application/problem+json"),
         (status = 404, description = "`unknown-transaction`, or `unknown-branch`", body = docs::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json", headers(("Retry-After" = u32, description = "seconds"))),
     )
 )]
 pub(super) async fn get(

@@ -14,13 +14,19 @@ use unanimous_sdk::protocol::{ParticipantUrl, TransactionId, UnixMillis};
 
 use super::{
     Engine, Now, Output, Timer,
-    lane::{Down, Task},
+    lane::{Batches, Down, Task},
     timers::TimerKey,
 };
 use crate::{
-    transaction::{BranchState, Call, Event, Heard, State},
-    transport::{Answer, Attempt, Message},
+    transaction::{BranchState, Call, Event, Heard, Phase, State},
+    transport::{Attempt, Message, Offer, Request, Returned},
 };
+
+/// The most bytes of calls that go out together: a participant takes bodies of a mebibyte.
+const MOST_BATCH_BYTES: usize = 900 * 1024;
+
+/// About what a call takes beside its payload.
+const MESSAGE_BYTES: usize = 400;
 
 const FIRST_PAUSE_MS: u64 = 100;
 const LONGEST_PAUSE_MS: u64 = 30_000;
@@ -67,67 +73,91 @@ impl Engine {
         self.pump(now, &participant);
     }
 
-    /// Makes all calls that may be made to a participant.
+    /// Makes all calls that may be made to a participant. Those that wait go out together if it takes batches.
     fn pump(&mut self, now: Now, participant: &ParticipantUrl) {
         loop {
             let Some(lane) = self.lanes.get_mut(participant) else { return };
             // Only a probe takes from the lane of a participant that is down.
-            if lane.down.is_some() {
-                return;
+            let Some(phase) = lane.ready() else { break };
+            let most = lane.most();
+            let (mut messages, mut bytes) = (vec![], 0);
+            while messages.len() < most && bytes < MOST_BATCH_BYTES {
+                let Some(task) = self.lanes.get_mut(participant).and_then(|lane| lane.take(phase)) else { break };
+                if let Some(message) = self.message(now, task) {
+                    bytes += MESSAGE_BYTES + message.payload.as_ref().map_or(0, |payload| payload.get().len());
+                    messages.push(message);
+                }
             }
-            let Some(task) = lane.next() else { break };
-            self.send(now, participant, task);
+            self.send(participant, phase, messages);
         }
         if self.lanes.get(participant).is_some_and(super::lane::Lane::is_idle) {
             self.lanes.remove(participant);
         }
     }
 
-    /// Makes a call, if it is still needed.
-    fn send(&mut self, now: Now, participant: &ParticipantUrl, (id, at, call): Task) -> bool {
-        if self.superseded.is_some() {
-            return false;
+    fn send(&mut self, participant: &ParticipantUrl, phase: Phase, messages: Vec<Message>) {
+        if !messages.is_empty() {
+            self.lanes.entry(participant.clone()).or_default().sent(phase);
+            self.outputs.push(Output::Send(Request { participant: participant.clone(), phase, messages }));
         }
-        let Some(live) = self.live.get_mut(&id) else { return false };
+    }
+
+    /// A call, if it is still needed.
+    fn message(&mut self, now: Now, (id, at, call): Task) -> Option<Message> {
+        if self.superseded.is_some() {
+            return None;
+        }
+        let live = self.live.get_mut(&id)?;
         let branch = &live.transaction.branches[at];
         let delivery = &mut live.deliveries[at];
         if delivery.call != Some(call) || delivery.place != Place::Waiting {
-            return false;
+            return None;
         }
         if needed(live.transaction.state, branch.state) != Some(call) {
             delivery.place = Place::Nowhere;
-            return false;
+            return None;
         }
         delivery.place = Place::UnderWay;
         delivery.attempts += 1;
         delivery.next_attempt_at = None;
-        let message = Message {
+        Some(Message {
             call,
             transaction: id,
             at,
-            participant: participant.clone(),
             branch: branch.name.clone(),
             payload: if call == Call::Prepare { branch.payload.clone() } else { None },
             deadline: live.transaction.deadline,
             remaining_ms: live.deadline.saturating_sub(now.mono),
             horizon: self.horizon.present(),
             traceparent: live.traceparent.clone(),
-        };
-        self.lanes.entry(participant.clone()).or_default().sent(call);
-        self.outputs.push(Output::Send(message));
-        true
+        })
     }
 
-    /// A call has returned.
-    pub fn answered(&mut self, now: Now, answer: Answer) {
-        let Answer { transaction: id, at, call, participant, attempt } = answer;
+    /// A request has returned, with what came of each of its calls.
+    pub fn answered(&mut self, now: Now, returned: Returned) {
+        let Returned { participant, phase, attempts, batches } = returned;
+        if let Some(lane) = self.lanes.get_mut(&participant) {
+            lane.returned(phase);
+            match batches {
+                Some(Offer::Most(most)) if lane.batches == Batches::Unknown => lane.batches = Batches::Most(most),
+                Some(Offer::Refused) => lane.batches = Batches::Refused,
+                Some(Offer::Most(_)) | None => {}
+            }
+        }
+        for (task, attempt) in attempts {
+            self.settle(now, &participant, task, attempt);
+        }
+        self.pump(now, &participant);
+    }
+
+    fn settle(&mut self, now: Now, participant: &ParticipantUrl, (id, at, call): Task, attempt: Attempt) {
         self.expire(now, id);
         let reached = !matches!(attempt, Attempt::Unreachable(_));
-        if let Some(lane) = self.lanes.get_mut(&participant) {
-            lane.returned(call);
-            if reached && let Some(Down { probe: Some(timer), .. }) = lane.down.take() {
-                self.timers.cancel(timer);
-            }
+        if reached
+            && let Some(lane) = self.lanes.get_mut(participant)
+            && let Some(Down { probe: Some(timer), .. }) = lane.down.take()
+        {
+            self.timers.cancel(timer);
         }
         let (event, error) = match attempt {
             Attempt::Prepare(answer) => (Some(Event::PrepareAnswered(at, answer)), None),
@@ -136,8 +166,9 @@ impl Engine {
             Attempt::Unreachable(why) => (heard(call, at, Heard::Unreachable), Some(why)),
             Attempt::NoAnswer(why) => (heard(call, at, Heard::Error), Some(why)),
             Attempt::Silence(why) => (None, Some(why)),
+            Attempt::NotTaken => return self.wait_again((id, at, call), participant),
             Attempt::Stale(epoch) => {
-                self.supersede(now, epoch, &participant);
+                self.supersede(now, epoch, participant);
                 (heard(call, at, Heard::Error), Some(format!("it knows the higher epoch {epoch}")))
             }
         };
@@ -146,15 +177,24 @@ impl Engine {
             let _ = self.feed(now, id, event);
         }
         match error {
-            None => self.wake(now, &participant),
+            None => self.wake(now, participant),
             Some(why) => {
                 if !reached {
-                    self.down(now, &participant);
+                    self.down(now, participant);
                 }
-                self.again(now, (id, at, call), &participant, &why);
+                self.again(now, (id, at, call), participant, &why);
             }
         }
-        self.pump(now, &participant);
+    }
+
+    /// A call was in a batch that wasn't taken: it goes out alone, at once.
+    fn wait_again(&mut self, (id, at, call): Task, participant: &ParticipantUrl) {
+        let Some(live) = self.live.get_mut(&id) else { return };
+        let delivery = &mut live.deliveries[at];
+        if delivery.call == Some(call) && delivery.place == Place::UnderWay {
+            delivery.place = Place::Waiting;
+            self.lanes.entry(participant.clone()).or_default().wait((id, at, call));
+        }
     }
 
     /// A call wasn't answered: it is made again later.
@@ -219,18 +259,18 @@ impl Engine {
             if lane.down.is_none() {
                 return self.pump(now, participant);
             }
-            let Some(task) = lane.next() else {
+            let Some(task) = lane.take_any() else {
                 // Nothing waits for it any more: what it is will be seen by the next call.
                 lane.down = None;
                 return self.pump(now, participant);
             };
-            if self.send(now, participant, task) {
+            if let Some(message) = self.message(now, task) {
                 if let Some(lane) = self.lanes.get_mut(participant)
                     && let Some(down) = &mut lane.down
                 {
                     down.probe = None;
                 }
-                return;
+                return self.send(participant, task.2.phase(), vec![message]);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! One participant (base URL), as the engine calls it: what is under way, what waits, and whether it can be reached.
 //!
-//! Always true: decisions never wait behind prepares; at most [`MOST_IN_FLIGHT`] calls of each phase are under way; while
-//! no connection can be made, one call at a time is tried. What waits here may have become pointless: whoever takes it
+//! Always true: decisions never wait behind prepares; at most [`MOST_IN_FLIGHT`] requests of each phase are under way, and
+//! [`MOST_BATCHES`] if it takes batches; while no connection can be made, one call at a time is tried. What waits here may have become pointless: whoever takes it
 //! out looks.
 
 use std::collections::{HashSet, VecDeque};
@@ -9,27 +9,30 @@ use std::collections::{HashSet, VecDeque};
 use unanimous_sdk::protocol::TransactionId;
 
 use super::timers::TimerKey;
-use crate::transaction::Call;
+use crate::transaction::{Call, Phase};
 
-/// The most calls of one phase that are under way to one participant. More wait: a participant that hangs must not
-/// cost a connection for every transaction.
+/// The most requests of one phase that are under way to one participant. More calls wait: a participant that hangs must
+/// not cost a connection for every transaction.
 pub(super) const MOST_IN_FLIGHT: usize = 256;
+
+/// The same for a participant that takes batches: what waits meanwhile goes out together.
+pub(super) const MOST_BATCHES: usize = 2;
 
 /// A call that is to be made: the transaction, the branch's place, and what.
 pub(super) type Task = (TransactionId, usize, Call);
 
-/// Calls of the two phases, apart.
+/// What there is of the two phases, apart.
 #[derive(Debug, Default)]
-struct Phases<T> {
+struct Both<T> {
     prepares: T,
     decisions: T,
 }
 
-impl<T> Phases<T> {
-    fn of(&mut self, call: Call) -> &mut T {
-        match call {
-            Call::Prepare => &mut self.prepares,
-            Call::Commit | Call::Abort => &mut self.decisions,
+impl<T> Both<T> {
+    fn of(&mut self, phase: Phase) -> &mut T {
+        match phase {
+            Phase::One => &mut self.prepares,
+            Phase::Two => &mut self.decisions,
         }
     }
 }
@@ -43,50 +46,75 @@ pub(super) struct Down {
     pub(super) probe: Option<TimerKey>,
 }
 
+/// Whether a participant takes several calls in one request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Batches {
+    /// It has said nothing of it.
+    #[default]
+    Unknown,
+    /// It takes at most so many.
+    Most(usize),
+    /// It said so, and then would not.
+    Refused,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     /// Some while no connection can be made.
     pub(super) down: Option<Down>,
-    in_flight: Phases<usize>,
-    waiting: Phases<VecDeque<Task>>,
+    pub(super) batches: Batches,
+    in_flight: Both<usize>,
+    waiting: Both<VecDeque<Task>>,
     /// Calls that were not answered and wait for their time to be made again.
     pub(super) backing_off: HashSet<(TransactionId, usize)>,
 }
 
 impl Lane {
     pub(super) fn wait(&mut self, task: Task) {
-        self.waiting.of(task.2).push_back(task);
+        self.waiting.of(task.2.phase()).push_back(task);
     }
 
-    /// The next call that may be made: decisions first.
-    pub(super) fn next(&mut self) -> Option<Task> {
-        if let Some(down) = &self.down {
-            let trying = down.probe.is_none();
-            if trying {
-                return None;
-            }
-            return self.waiting.decisions.pop_front().or_else(|| self.waiting.prepares.pop_front());
+    /// The phase of which a request may be sent: decisions first.
+    pub(super) fn ready(&mut self) -> Option<Phase> {
+        let most = match self.batches {
+            Batches::Most(_) => MOST_BATCHES,
+            Batches::Unknown | Batches::Refused => MOST_IN_FLIGHT,
+        };
+        let free = [Phase::Two, Phase::One].into_iter();
+        free.filter(|_| self.down.is_none())
+            .find(|phase| *self.in_flight.of(*phase) < most && !self.waiting.of(*phase).is_empty())
+    }
+
+    /// How many calls a request may hold.
+    pub(super) fn most(&self) -> usize {
+        match self.batches {
+            Batches::Most(most) => most,
+            Batches::Unknown | Batches::Refused => 1,
         }
-        if self.in_flight.decisions < MOST_IN_FLIGHT
-            && let Some(task) = self.waiting.decisions.pop_front()
-        {
-            return Some(task);
-        }
-        if self.in_flight.prepares < MOST_IN_FLIGHT { self.waiting.prepares.pop_front() } else { None }
     }
 
-    pub(super) fn sent(&mut self, call: Call) {
-        *self.in_flight.of(call) += 1;
+    pub(super) fn take(&mut self, phase: Phase) -> Option<Task> {
+        self.waiting.of(phase).pop_front()
     }
 
-    pub(super) fn returned(&mut self, call: Call) {
-        let count = self.in_flight.of(call);
+    /// The call with which a participant that is down is tried.
+    pub(super) fn take_any(&mut self) -> Option<Task> {
+        self.take(Phase::Two).or_else(|| self.take(Phase::One))
+    }
+
+    pub(super) fn sent(&mut self, phase: Phase) {
+        *self.in_flight.of(phase) += 1;
+    }
+
+    pub(super) fn returned(&mut self, phase: Phase) {
+        let count = self.in_flight.of(phase);
         *count = count.saturating_sub(1);
     }
 
     /// Whether nothing of it is worth keeping.
     pub(super) fn is_idle(&self) -> bool {
         self.down.is_none()
+            && self.batches == Batches::Unknown
             && self.in_flight.prepares + self.in_flight.decisions == 0
             && self.waiting.prepares.is_empty()
             && self.waiting.decisions.is_empty()

@@ -50,7 +50,7 @@ use self::{delivery::Delivery, gates::Gates, horizon::Horizon, lane::Lane, timer
 use crate::{
     journal::{Entry, Lsn, Progress, Recovered},
     transaction::{Barrier, Call, Command, Event, Heard, Log, NotAllowed, Step, Transaction},
-    transport::Message,
+    transport::Request,
 };
 
 /// The present: milliseconds on a clock that never goes back, for deadlines, and the time of day, for people.
@@ -82,7 +82,7 @@ pub enum Output {
     /// Append to the log.
     Append(Lsn, Entry),
     /// Call a participant, and say how it went with [`Engine::answered`].
-    Send(Message),
+    Send(Request),
     /// A decision is durable: the line for the log that people read.
     Decided(Box<View>),
     /// A transaction has finished.

@@ -23,7 +23,7 @@ use crate::{
     journal::{self, Journal, Progress},
     metrics::Metrics,
     transaction::{Barrier, Call, Transaction},
-    transport::{Answer, Http, Message},
+    transport::{Http, Request},
 };
 
 /// See the module. Cheap to clone.
@@ -118,7 +118,7 @@ impl Service {
         for output in rest {
             match output {
                 Output::Append(..) => {}
-                Output::Send(message) => self.send(message),
+                Output::Send(request) => self.send(request),
                 Output::Decided(view) => {
                     self.0.metrics.decided(&view);
                     log_decision(&view);
@@ -195,21 +195,24 @@ impl Service {
         self.0.metrics.render(self.0.clock.now().wall, undecided, live)
     }
 
-    fn send(&self, message: Message) {
-        self.0.metrics.calls(&message);
+    fn send(&self, request: Request) {
+        for message in &request.messages {
+            self.0.metrics.calls(&request.participant, message);
+        }
         let service = self.clone();
         self.0.runtime.spawn(async move {
-            let (before, after) = match message.call {
-                Call::Prepare => ("before-prepare-call", "after-prepare-answer"),
-                Call::Commit => ("before-commit-call", "after-commit-answer"),
-                Call::Abort => ("before-abort-call", "after-abort-answer"),
+            let (before, after) = match request.messages.first().map(|message| message.call) {
+                Some(Call::Prepare) | None => ("before-prepare-call", "after-prepare-answer"),
+                Some(Call::Commit) => ("before-commit-call", "after-commit-answer"),
+                Some(Call::Abort) => ("before-abort-call", "after-abort-answer"),
             };
             failpoint::hit(before);
-            let attempt = service.0.transport.call(&message).await;
+            let returned = service.0.transport.call(&request).await;
             failpoint::hit(after);
-            service.0.metrics.called(&message, &attempt);
-            let Message { transaction, at, call, participant, .. } = message;
-            service.with(|engine, now| engine.answered(now, Answer { transaction, at, call, participant, attempt }));
+            for (message, (_, attempt)) in request.messages.iter().zip(&returned.attempts) {
+                service.0.metrics.called(message, attempt);
+            }
+            service.with(|engine, now| engine.answered(now, returned));
         });
     }
 

@@ -13,7 +13,7 @@ use super::{Begin, Engine, Inquiry, Limits, Milestone, NewKey, Now, Output, Refu
 use crate::{
     journal::{Journal, Memory, Recovered, memory::Loss},
     transaction::{Barrier, Call, KeyedCall, Reason, ReasonCode, State},
-    transport::{Answer, Attempt, Message},
+    transport::{Attempt, Message, Offer, Request, Returned},
 };
 
 const DAY: u64 = 1_770_000_000_000;
@@ -22,8 +22,11 @@ struct World {
     engine: Engine,
     journal: Memory,
     now: Now,
-    /// Calls that were made and not answered yet.
-    calls: Vec<Message>,
+    /// Single calls that were made and not answered yet.
+    calls: Vec<(ParticipantUrl, Message)>,
+    batches: Vec<Request>,
+    /// What participants say of batches with each answer.
+    offer: Option<Offer>,
 }
 
 fn url(text: &str) -> ParticipantUrl {
@@ -48,7 +51,7 @@ impl World {
 
     fn on(journal: Memory, recovered: Recovered, now: Now) -> Self {
         let engine = Engine::new(now, recovered, "http://localhost:7070".into(), Limits::default(), [7; 32]);
-        let mut world = Self { engine, journal, now, calls: vec![] };
+        let mut world = Self { engine, journal, now, calls: vec![], batches: vec![], offer: None };
         world.carry_out();
         world
     }
@@ -58,7 +61,14 @@ impl World {
         for output in self.engine.take_outputs() {
             match output {
                 Output::Append(lsn, entry) => self.journal.append(lsn, vec![entry]),
-                Output::Send(message) => self.calls.push(message),
+                Output::Send(request) => {
+                    let participant = request.participant.clone();
+                    if request.messages.len() > 1 {
+                        self.batches.push(request);
+                    } else {
+                        self.calls.extend(request.messages.into_iter().map(|message| (participant.clone(), message)));
+                    }
+                }
                 Output::Decided(_) | Output::Finished(_) | Output::Superseded(..) => {}
             }
         }
@@ -102,15 +112,21 @@ impl World {
 
     /// Answers all calls that are under way.
     fn answer_all(&mut self, answer: impl Fn(&Message) -> Attempt) {
-        for message in std::mem::take(&mut self.calls) {
+        for (participant, message) in std::mem::take(&mut self.calls) {
             let attempt = answer(&message);
-            self.answer(message, attempt);
+            self.answer(participant, &message, attempt);
         }
     }
 
-    fn answer(&mut self, message: Message, attempt: Attempt) {
-        let Message { transaction, at, call, participant, .. } = message;
-        self.engine.answered(self.now, Answer { transaction, at, call, participant, attempt });
+    fn answer(&mut self, participant: ParticipantUrl, message: &Message, attempt: Attempt) {
+        let request = Request { participant, phase: message.call.phase(), messages: vec![message.clone()] };
+        self.answer_request(request, |_| attempt.clone());
+    }
+
+    fn answer_request(&mut self, request: Request, answer: impl Fn(&Message) -> Attempt) {
+        let attempts = request.messages.iter().map(|m| ((m.transaction, m.at, m.call), answer(m))).collect();
+        let Request { participant, phase, .. } = request;
+        self.engine.answered(self.now, Returned { participant, phase, attempts, batches: self.offer });
         self.carry_out();
     }
 
@@ -166,7 +182,7 @@ impl World {
     }
 
     fn made(&self) -> Vec<(Call, &str)> {
-        self.calls.iter().map(|message| (message.call, message.branch.as_str())).collect()
+        self.calls.iter().map(|(_, message)| (message.call, message.branch.as_str())).collect()
     }
 }
 
@@ -463,12 +479,12 @@ fn who_is_superseded_begins_decides_and_delivers_nothing_further() {
     world.log();
     let far = uuid::Uuid::from_u128((u128::from(DAY + 7_200_000) << 80) | (0x7 << 76) | (0x2 << 62));
     let near = uuid::Uuid::from_u128((u128::from(DAY + 60_000) << 80) | (0x7 << 76) | (0x2 << 62));
-    let call = world.calls.pop().unwrap();
-    world.answer(call, Attempt::Stale(Epoch::from_uuid(far)));
+    let (participant, call) = world.calls.pop().unwrap();
+    world.answer(participant, &call, Attempt::Stale(Epoch::from_uuid(far)));
     assert!(world.engine.superseded().is_none(), "an epoch further ahead than any clock is not believed");
     world.pass_to_next_timer();
-    let call = world.calls.pop().unwrap();
-    world.answer(call, Attempt::Stale(Epoch::from_uuid(near)));
+    let (participant, call) = world.calls.pop().unwrap();
+    world.answer(participant, &call, Attempt::Stale(Epoch::from_uuid(near)));
     assert!(world.engine.superseded().is_some());
     let begin = Begin { timeout: Duration::from_secs(1), ..Begin::default() };
     assert!(matches!(world.engine.begin(world.now, begin).unwrap_err().why, Refusal::Superseded { .. }));
@@ -540,6 +556,78 @@ fn a_repeated_enlistment_under_its_key_is_the_same_branch() {
     assert!(matches!(enlist("k", 2).unwrap_err().why, Refusal::KeyReused));
     assert_ne!(enlist("other", 1).unwrap().name, first.name);
     assert_eq!(world.view(id).branches(), 3);
+}
+
+/// A world whose participant "a" has offered to take batches of at most four.
+fn with_batches() -> World {
+    let mut world = World::new();
+    world.offer = Some(Offer::Most(4));
+    let id = world.begin(&["a"]);
+    let _ = world.commit(id);
+    world.answer_all(yes);
+    world.log();
+    world.answer_all(yes);
+    world.log();
+    world
+}
+
+#[test]
+fn what_waits_for_a_participant_goes_out_together_once_it_has_offered_it() {
+    let mut world = with_batches();
+    let ids: Vec<_> = (0..9).map(|_| world.begin(&["a"])).collect();
+    for id in &ids {
+        let _ = world.commit(*id);
+    }
+    assert_eq!((world.calls.len(), world.batches.len()), (2, 0), "two requests are under way, the rest waits");
+    world.answer_all(yes);
+    let sizes: Vec<_> = world.batches.iter().map(|request| request.messages.len()).collect();
+    assert_eq!(sizes, [4, 3], "as many as it takes, at most");
+    for request in std::mem::take(&mut world.batches) {
+        world.answer_request(request, yes);
+    }
+    world.log();
+    assert!(ids.iter().all(|id| world.view(*id).decision() == Some(Decision::Commit)));
+}
+
+#[test]
+fn one_call_s_failure_in_a_batch_is_its_own() {
+    let mut world = with_batches();
+    let ids: Vec<_> = (0..4).map(|_| world.begin(&["a"])).collect();
+    for id in &ids {
+        let _ = world.commit(*id);
+    }
+    world.answer_all(yes);
+    let request = world.batches.pop().unwrap();
+    let (refused, lost) = (request.messages[0].transaction, request.messages[1].transaction);
+    world.answer_request(request, |message| match message.transaction {
+        id if id == refused => Attempt::Prepare(PrepareAnswer::Refused { reason: None }),
+        id if id == lost => Attempt::NoAnswer("500".into()),
+        _ => yes(message),
+    });
+    world.log();
+    let decisions: Vec<_> = ids.iter().map(|id| world.view(*id).decision()).collect();
+    assert_eq!(decisions.iter().filter(|d| **d == Some(Decision::Commit)).count(), 2);
+    assert_eq!(world.view(refused).decision(), Some(Decision::Abort));
+    assert_eq!(world.view(lost).decision(), None, "it is asked again");
+}
+
+#[test]
+fn a_participant_that_takes_no_batch_after_all_gets_single_calls_at_once() {
+    let mut world = with_batches();
+    let ids: Vec<_> = (0..6).map(|_| world.begin(&["a"])).collect();
+    for id in &ids {
+        let _ = world.commit(*id);
+    }
+    world.answer_all(yes);
+    let request = world.batches.pop().unwrap();
+    world.offer = Some(Offer::Refused);
+    world.answer_request(request, |_| Attempt::NotTaken);
+    assert_eq!((world.calls.len(), world.batches.len()), (4, 0));
+    world.offer = Some(Offer::Most(4));
+    world.answer_all(yes);
+    world.log();
+    assert!(world.batches.is_empty(), "not again, whatever it says");
+    assert!(ids.iter().all(|id| world.view(*id).decision() == Some(Decision::Commit)));
 }
 
 #[test]

@@ -130,10 +130,10 @@ impl Metrics {
     }
 
     /// A call is about to be made.
-    pub(crate) fn calls(&self, message: &Message) {
+    pub(crate) fn calls(&self, participant: &ParticipantUrl, message: &Message) {
         let again = lock(&self.unfinished).calls(message.transaction, message.at, message.call, Instant::now());
         if again {
-            self.retry(&message.participant);
+            self.retry(participant);
         }
     }
 
@@ -145,6 +145,7 @@ impl Metrics {
             Attempt::NoAnswer(_) => ("no_answer", false),
             Attempt::Unreachable(_) => ("unreachable", false),
             Attempt::Silence(_) => ("silence", false),
+            Attempt::NotTaken => ("not_taken", false),
             Attempt::Stale(_) => ("stale_epoch", false),
         };
         self.counter(name::CALLS, &[("call", name::of_call(message.call)), ("result", result)]).increment(1);

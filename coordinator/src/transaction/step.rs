@@ -64,6 +64,25 @@ pub enum Call {
     Abort,
 }
 
+/// The two phases of two-phase commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Votes are gathered.
+    One,
+    /// The decision is told.
+    Two,
+}
+
+impl Call {
+    /// The phase it belongs to.
+    pub const fn phase(self) -> Phase {
+        match self {
+            Self::Prepare => Phase::One,
+            Self::Commit | Self::Abort => Phase::Two,
+        }
+    }
+}
+
 /// How far the log must have come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Barrier {

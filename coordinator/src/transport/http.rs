@@ -1,10 +1,11 @@
 //! Calls over HTTP, with reqwest.
 //!
 //! Always true: redirects are not followed, the environment's proxies are not used, and no more of an answer is read than
-//! an answer may have.
+//! an answer may have. In a batch each call's answer counts for itself; another number of answers is none at all.
 
 use std::{error::Error as _, fmt::Write as _, time::Duration};
 
+use reqwest::header::CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use unanimous_sdk::protocol::{
@@ -12,11 +13,20 @@ use unanimous_sdk::protocol::{
     ProblemType, TransactionId, UnixMillis,
 };
 
-use super::{Attempt, Message};
+use super::{Attempt, Message, Offer, Request, Returned};
 use crate::transaction::Call;
 
 /// A call times out after this, PROTOCOL §4.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection that isn't there by then can't be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The most bytes the answer to a batch may have.
+const MAX_BATCH_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// By this header a participant says how many calls it takes in one.
+const BATCH_HEADER: &str = "unanimous-batch";
 
 /// Makes calls. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -27,10 +37,31 @@ pub struct Http {
 }
 
 #[derive(Serialize)]
+struct Single<'a> {
+    coordinator: &'a Coordinator,
+    #[serde(flatten)]
+    message: Body<'a>,
+}
+
+#[derive(Serialize)]
+struct Batch<'a> {
+    coordinator: &'a Coordinator,
+    messages: Vec<InBatch<'a>>,
+}
+
+#[derive(Serialize)]
+struct InBatch<'a> {
+    call: &'static str,
+    #[serde(flatten)]
+    message: Body<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a str>,
+}
+
+#[derive(Serialize)]
 struct Body<'a> {
     transaction: TransactionId,
     branch: &'a BranchName,
-    coordinator: &'a Coordinator,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,10 +71,31 @@ struct Body<'a> {
 }
 
 #[derive(Deserialize)]
+struct BatchAnswers<'a> {
+    #[serde(borrow)]
+    answers: Vec<OneAnswer<'a>>,
+}
+
+#[derive(Deserialize)]
+struct OneAnswer<'a> {
+    status: u16,
+    #[serde(borrow)]
+    body: &'a RawValue,
+}
+
+#[derive(Deserialize)]
 struct StaleEpoch {
     r#type: String,
     epoch: Epoch,
     coordinator: CoordinatorId,
+}
+
+/// An HTTP answer, whole.
+struct Response {
+    status: u16,
+    content_type: Option<String>,
+    offer: Option<Offer>,
+    body: Vec<u8>,
 }
 
 impl Http {
@@ -52,7 +104,7 @@ impl Http {
         let client = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(TIMEOUT)
+            .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)
             .pool_max_idle_per_host(512)
             .tcp_nodelay(true)
@@ -61,66 +113,99 @@ impl Http {
         Ok(Self { client, coordinator })
     }
 
-    /// Makes one call.
-    pub async fn call(&self, message: &Message) -> Attempt {
-        let coordinator = Coordinator { horizon: message.horizon, ..self.coordinator.clone() };
-        let prepare = message.call == Call::Prepare;
-        let body = Body {
-            transaction: message.transaction,
-            branch: &message.branch,
-            coordinator: &coordinator,
-            payload: message.payload.as_deref(),
-            deadline: prepare.then_some(message.deadline),
-            remaining_ms: prepare.then_some(message.remaining_ms),
+    /// Makes the calls of a request.
+    pub async fn call(&self, request: &Request) -> Returned {
+        let (attempts, batches) = match &request.messages[..] {
+            [message] => {
+                let (attempt, offer) = self.single(request, message).await;
+                (vec![attempt], offer)
+            }
+            messages => self.batch(request, messages).await,
         };
-        let body = match serde_json::to_vec(&body) {
-            Ok(body) => body,
-            Err(error) => return Attempt::NoAnswer(format!("the call could not be written: {error}")),
-        };
-        let name = match message.call {
-            Call::Prepare => "prepare",
-            Call::Commit => "commit",
-            Call::Abort => "abort",
-        };
-        let mut request = self
-            .client
-            .post(format!("{}/{name}", message.participant))
-            .header(reqwest::header::CONTENT_TYPE, "application/json")
-            .body(body);
-        if let Some(traceparent) = &message.traceparent {
-            request = request.header("traceparent", &**traceparent);
-        }
-        match request.send().await {
-            Ok(response) => self.read(message.call, response).await,
-            Err(error) => failed(&error),
+        let tasks = request.messages.iter().map(|message| (message.transaction, message.at, message.call));
+        Returned {
+            participant: request.participant.clone(),
+            phase: request.phase,
+            attempts: tasks.zip(attempts).collect(),
+            batches,
         }
     }
 
-    async fn read(&self, call: Call, mut response: reqwest::Response) -> Attempt {
-        let status = response.status().as_u16();
-        let content_type = response.headers().get(reqwest::header::CONTENT_TYPE);
-        let content_type = content_type.and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let mut body = Vec::new();
-        loop {
-            match response.chunk().await {
-                Ok(Some(chunk)) if body.len() + chunk.len() > MAX_ANSWER_BYTES => {
-                    return Attempt::NoAnswer(format!("{status}, with more than {MAX_ANSWER_BYTES} bytes"));
-                }
-                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-                Ok(None) => break,
-                Err(error) => return failed(&error),
+    fn coordinator(&self, horizon: TransactionId) -> Coordinator {
+        Coordinator { horizon, ..self.coordinator.clone() }
+    }
+
+    async fn single(&self, request: &Request, message: &Message) -> (Attempt, Option<Offer>) {
+        let coordinator = self.coordinator(message.horizon);
+        let body = Single { coordinator: &coordinator, message: Body::of(message) };
+        let traceparent = message.traceparent.as_deref();
+        match self.post(request, name(message.call), &body, traceparent, MAX_ANSWER_BYTES).await {
+            Err(attempt) => (attempt, None),
+            Ok(response) => {
+                let attempt = match self.stale(response.status, &response.body) {
+                    Some(epoch) => Attempt::Stale(epoch),
+                    None => read(message.call, response.status, response.content_type.as_deref(), &response.body),
+                };
+                (attempt, response.offer)
             }
         }
-        if let Some(epoch) = self.stale(status, &body) {
-            return Attempt::Stale(epoch);
-        }
-        let content_type = content_type.as_deref();
-        let answer = match call {
-            Call::Prepare => PrepareAnswer::parse(status, content_type, &body).map(Attempt::Prepare),
-            Call::Commit => CommitAnswer::parse(status, content_type, &body).map(Attempt::Commit),
-            Call::Abort => AbortAnswer::parse(status, content_type, &body).map(Attempt::Abort),
+    }
+
+    async fn batch(&self, request: &Request, messages: &[Message]) -> (Vec<Attempt>, Option<Offer>) {
+        let all = |attempt: Attempt| vec![attempt; messages.len()];
+        let horizon = messages.iter().map(|message| message.horizon).max().unwrap_or(TransactionId::NIL);
+        let coordinator = self.coordinator(horizon);
+        let body = Batch { coordinator: &coordinator, messages: messages.iter().map(InBatch::of).collect() };
+        let response = match self.post(request, "batch", &body, None, MAX_BATCH_ANSWER_BYTES).await {
+            Ok(response) => response,
+            Err(attempt) => return (all(attempt), None),
         };
-        answer.unwrap_or_else(|| Attempt::NoAnswer(describe(status, content_type, &body)))
+        let Response { status, content_type, offer, body } = response;
+        if let Some(epoch) = self.stale(status, &body) {
+            return (all(Attempt::Stale(epoch)), offer);
+        }
+        if let 404 | 405 | 415 | 501 = status {
+            return (all(Attempt::NotTaken), Some(Offer::Refused));
+        }
+        let answers = Some(&body).filter(|_| status == 200 && is_json(content_type.as_deref()));
+        let answers = answers.and_then(|body| serde_json::from_slice::<BatchAnswers<'_>>(body).ok());
+        let Some(BatchAnswers { answers }) = answers.filter(|all| all.answers.len() == messages.len()) else {
+            return (all(Attempt::NoAnswer(describe(status, content_type.as_deref(), &body))), offer);
+        };
+        let attempts = messages.iter().zip(answers).map(|(message, answer)| {
+            read(message.call, answer.status, Some("application/json"), answer.body.get().as_bytes())
+        });
+        (attempts.collect(), offer)
+    }
+
+    async fn post(
+        &self,
+        request: &Request,
+        name: &str,
+        body: &impl Serialize,
+        traceparent: Option<&str>,
+        most: usize,
+    ) -> Result<Response, Attempt> {
+        let body = serde_json::to_vec(body);
+        let body = body.map_err(|error| Attempt::NoAnswer(format!("the call could not be written: {error}")))?;
+        let mut post = self.client.post(format!("{}/{name}", request.participant));
+        post = post.header(CONTENT_TYPE, "application/json").body(body);
+        if let Some(traceparent) = traceparent {
+            post = post.header("traceparent", traceparent);
+        }
+        let mut answer = post.send().await.map_err(|error| failed(&error))?;
+        let status = answer.status().as_u16();
+        let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        let content_type = header(CONTENT_TYPE.as_str()).map(str::to_owned);
+        let offer = header(BATCH_HEADER).and_then(|most| most.parse().ok()).filter(|most| *most > 1).map(Offer::Most);
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(|error| failed(&error))? {
+            if body.len() + chunk.len() > most {
+                return Err(Attempt::NoAnswer(format!("{status}, with more than {most} bytes")));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Response { status, content_type, offer, body })
     }
 
     /// The higher epoch of this very coordinator that a 412 names.
@@ -132,6 +217,49 @@ impl Http {
         let mine = stale.r#type == ProblemType::StaleEpoch.reference() && stale.coordinator == self.coordinator.id;
         (mine && stale.epoch > self.coordinator.epoch).then_some(stale.epoch)
     }
+}
+
+impl<'a> InBatch<'a> {
+    fn of(message: &'a Message) -> Self {
+        let traceparent = message.traceparent.as_deref();
+        Self { call: name(message.call), message: Body::of(message), traceparent }
+    }
+}
+
+impl<'a> Body<'a> {
+    fn of(message: &'a Message) -> Self {
+        let prepare = message.call == Call::Prepare;
+        Self {
+            transaction: message.transaction,
+            branch: &message.branch,
+            payload: message.payload.as_deref(),
+            deadline: prepare.then_some(message.deadline),
+            remaining_ms: prepare.then_some(message.remaining_ms),
+        }
+    }
+}
+
+fn name(call: Call) -> &'static str {
+    match call {
+        Call::Prepare => "prepare",
+        Call::Commit => "commit",
+        Call::Abort => "abort",
+    }
+}
+
+/// What an answer says; one that doesn't count says nothing.
+fn read(call: Call, status: u16, content_type: Option<&str>, body: &[u8]) -> Attempt {
+    let answer = match call {
+        Call::Prepare => PrepareAnswer::parse(status, content_type, body).map(Attempt::Prepare),
+        Call::Commit => CommitAnswer::parse(status, content_type, body).map(Attempt::Commit),
+        Call::Abort => AbortAnswer::parse(status, content_type, body).map(Attempt::Abort),
+    };
+    answer.unwrap_or_else(|| Attempt::NoAnswer(describe(status, content_type, body)))
+}
+
+fn is_json(content_type: Option<&str>) -> bool {
+    let media = content_type.and_then(|text| text.split(';').next()).unwrap_or_default().trim().to_ascii_lowercase();
+    media == "application/json" || (media.starts_with("application/") && media.ends_with("+json"))
 }
 
 fn failed(error: &reqwest::Error) -> Attempt {

@@ -13,7 +13,7 @@ use unanimous_sdk::protocol::{
 };
 
 pub use self::http::Http;
-use crate::transaction::Call;
+use crate::transaction::{Call, Phase};
 
 /// A call to be made.
 #[derive(Clone, Debug)]
@@ -23,13 +23,21 @@ pub struct Message {
     pub transaction: TransactionId,
     /// The branch's place in its transaction: comes back with the answer.
     pub at: usize,
-    pub participant: ParticipantUrl,
     pub branch: BranchName,
     pub payload: Option<Arc<RawValue>>,
     pub deadline: UnixMillis,
     pub remaining_ms: u64,
     pub horizon: TransactionId,
     pub traceparent: Option<Arc<str>>,
+}
+
+/// Calls of one phase that go out together, in one request; one alone goes out as a single call.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Request {
+    pub participant: ParticipantUrl,
+    pub phase: Phase,
+    pub messages: Vec<Message>,
 }
 
 /// What came of a call.
@@ -47,17 +55,28 @@ pub enum Attempt {
     NoAnswer(String),
     /// Nothing came in time.
     Silence(String),
+    /// It was in a batch, and the participant takes none: nothing of it was carried out.
+    NotTaken,
     /// The participant knows this higher epoch of this coordinator.
     Stale(Epoch),
 }
 
-/// A call that has returned.
+/// What a participant says of batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// It takes at most so many calls in one.
+    Most(usize),
+    /// It was sent one, and takes none.
+    Refused,
+}
+
+/// A request that has returned.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
-pub struct Answer {
-    pub transaction: TransactionId,
-    pub at: usize,
-    pub call: Call,
+pub struct Returned {
     pub participant: ParticipantUrl,
-    pub attempt: Attempt,
+    pub phase: Phase,
+    /// What came of each call: its transaction, the branch's place, what it was, and what was answered.
+    pub attempts: Vec<((TransactionId, usize, Call), Attempt)>,
+    pub batches: Option<Offer>,
 }

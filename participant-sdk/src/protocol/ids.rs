@@ -59,8 +59,7 @@ macro_rules! uuid_type {
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
                 if from.is_human_readable() {
-                    let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
-                    text.parse().map_err(serde::de::Error::custom)
+                    super::text::read(from, $what, str::parse)
                 } else {
                     Uuid::deserialize(from).map(Self)
                 }

@@ -3,7 +3,9 @@
 //! An answer counts only with exactly its status, a JSON content type and its members; others beside them are ignored.
 //! `parse` gives None for everything else: no answer.
 
-use serde::{Deserialize, Serialize, de::IgnoredAny};
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize, Serializer, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{BranchName, CoordinatorId, Epoch, TransactionId, UnixMillis};
@@ -145,7 +147,7 @@ pub enum AbortAnswer {
 }
 
 /// The body of a JSON answer, if it is an object in a JSON content type.
-fn object<'a, T: Deserialize<'a>>(content_type: Option<&str>, body: &'a [u8]) -> Option<T> {
+pub(super) fn object<'a, T: Deserialize<'a>>(content_type: Option<&str>, body: &'a [u8]) -> Option<T> {
     let media = content_type?.split(';').next()?.trim().to_ascii_lowercase();
     let json = media == "application/json" || (media.starts_with("application/") && media.ends_with("+json"));
     // A derived struct would take an array of its members, too.
@@ -153,42 +155,67 @@ fn object<'a, T: Deserialize<'a>>(content_type: Option<&str>, body: &'a [u8]) ->
     if json && object { serde_json::from_slice(body).ok() } else { None }
 }
 
-#[derive(Deserialize)]
-struct VoteBody {
-    vote: String,
-    #[serde(default)]
-    reason: Option<String>,
+#[derive(Serialize, Deserialize)]
+struct VoteBody<'a> {
+    #[serde(borrow)]
+    vote: Cow<'a, str>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    reason: Option<Cow<'a, str>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StateBody<'a> {
+    #[serde(borrow)]
+    state: Cow<'a, str>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    detail: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
-struct StateBody {
-    state: String,
-    #[serde(default)]
-    detail: Option<String>,
+struct TypeBody<'a> {
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
 }
 
-#[derive(Deserialize)]
-struct TypeBody {
-    r#type: String,
+impl<'a> VoteBody<'a> {
+    fn write<S: Serializer>(to: S, vote: &'a str, reason: Option<&'a str>) -> Result<S::Ok, S::Error> {
+        Self { vote: vote.into(), reason: reason.map(Into::into) }.serialize(to)
+    }
+}
+
+impl<'a> StateBody<'a> {
+    fn write<S: Serializer>(to: S, state: &'a str, detail: Option<&'a str>) -> Result<S::Ok, S::Error> {
+        Self { state: state.into(), detail: detail.map(Into::into) }.serialize(to)
+    }
 }
 
 impl PrepareAnswer {
     /// Reads an answer; None: it is none.
     pub fn parse(status: u16, content_type: Option<&str>, body: &[u8]) -> Option<Self> {
         let VoteBody { vote, reason } = object(content_type, body)?;
-        match (status, vote.as_str()) {
+        match (status, &*vote) {
             (200, "prepared") => Some(Self::Vote(Vote::Prepared)),
             (200, "read_only") => Some(Self::Vote(Vote::ReadOnly)),
-            (409, "abort") => Some(Self::Refused { reason }),
+            (409, "abort") => Some(Self::Refused { reason: reason.map(Cow::into_owned) }),
             _ => None,
         }
     }
 
-    /// The answer's status and body.
-    pub fn to_parts(&self) -> (u16, serde_json::Value) {
+    /// Its status. Its body is what it serializes as.
+    pub const fn status(&self) -> u16 {
         match self {
-            Self::Vote(vote) => (200, serde_json::json!({ "vote": vote })),
-            Self::Refused { reason } => (409, serde_json::json!({ "vote": "abort", "reason": reason })),
+            Self::Vote(_) => 200,
+            Self::Refused { .. } => 409,
+        }
+    }
+}
+
+impl Serialize for PrepareAnswer {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Vote(Vote::Prepared) => VoteBody::write(to, "prepared", None),
+            Self::Vote(Vote::ReadOnly) => VoteBody::write(to, "read_only", None),
+            Self::Refused { reason } => VoteBody::write(to, "abort", reason.as_deref()),
         }
     }
 }
@@ -201,21 +228,32 @@ impl CommitAnswer {
             return (r#type == super::ProblemType::UnknownBranch.reference()).then_some(Self::UnknownBranch);
         }
         let StateBody { state, detail } = object(content_type, body)?;
-        match (status, state.as_str()) {
+        match (status, &*state) {
             (200, "committed") => Some(Self::Committed),
-            (409, "heuristic_abort") => Some(Self::HeuristicAbort { detail }),
+            (409, "heuristic_abort") => Some(Self::HeuristicAbort { detail: detail.map(Cow::into_owned) }),
             _ => None,
         }
     }
 
-    /// The answer's status and body; None for [`CommitAnswer::UnknownBranch`], which is a problem.
-    pub fn to_parts(&self) -> Option<(u16, serde_json::Value)> {
+    /// Its status. Its body is what it serializes as.
+    pub const fn status(&self) -> u16 {
         match self {
-            Self::Committed => Some((200, serde_json::json!({ "state": "committed" }))),
-            Self::HeuristicAbort { detail } => {
-                Some((409, serde_json::json!({ "state": "heuristic_abort", "detail": detail })))
+            Self::Committed => 200,
+            Self::HeuristicAbort { .. } => 409,
+            Self::UnknownBranch => super::ProblemType::UnknownBranch.status(),
+        }
+    }
+}
+
+impl Serialize for CommitAnswer {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Committed => StateBody::write(to, "committed", None),
+            Self::HeuristicAbort { detail } => StateBody::write(to, "heuristic_abort", detail.as_deref()),
+            Self::UnknownBranch => {
+                let what = "there is no trace here of a vote of this branch";
+                super::Problem::new(super::ProblemType::UnknownBranch, what).serialize(to)
             }
-            Self::UnknownBranch => None,
         }
     }
 }
@@ -224,20 +262,27 @@ impl AbortAnswer {
     /// Reads an answer; None: it is none.
     pub fn parse(status: u16, content_type: Option<&str>, body: &[u8]) -> Option<Self> {
         let StateBody { state, detail } = object(content_type, body)?;
-        match (status, state.as_str()) {
+        match (status, &*state) {
             (200, "aborted") => Some(Self::Aborted),
-            (409, "heuristic_commit") => Some(Self::HeuristicCommit { detail }),
+            (409, "heuristic_commit") => Some(Self::HeuristicCommit { detail: detail.map(Cow::into_owned) }),
             _ => None,
         }
     }
 
-    /// The answer's status and body.
-    pub fn to_parts(&self) -> (u16, serde_json::Value) {
+    /// Its status. Its body is what it serializes as.
+    pub const fn status(&self) -> u16 {
         match self {
-            Self::Aborted => (200, serde_json::json!({ "state": "aborted" })),
-            Self::HeuristicCommit { detail } => {
-                (409, serde_json::json!({ "state": "heuristic_commit", "detail": detail }))
-            }
+            Self::Aborted => 200,
+            Self::HeuristicCommit { .. } => 409,
+        }
+    }
+}
+
+impl Serialize for AbortAnswer {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Aborted => StateBody::write(to, "aborted", None),
+            Self::HeuristicCommit { detail } => StateBody::write(to, "heuristic_commit", detail.as_deref()),
         }
     }
 }

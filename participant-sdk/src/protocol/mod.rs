@@ -4,14 +4,17 @@
 //! Always true: a value of one of these types is well-formed. What isn't is refused where it is parsed, with a message
 //! that says what was expected.
 
+mod batch;
 mod branch_name;
 mod ids;
 mod json;
 mod messages;
 mod problem;
+mod text;
 mod time;
 mod url;
 
+pub use batch::{BatchAnswer, BatchAnswers, BatchCall, BatchMessage, BatchRequest};
 pub use branch_name::BranchName;
 pub use ids::{CoordinatorId, Epoch, TransactionId};
 pub use json::{canonical_json, json_depth_exceeds};
@@ -37,8 +40,14 @@ impl Malformed {
 /// The header by which an initiator passes a transaction to the services it calls: the transaction's URL.
 pub const TRANSACTION_HEADER: &str = "unanimous-transaction";
 
+/// The header by which a participant says, on any answer, how many messages of a batch it takes at most.
+pub const BATCH_HEADER: &str = "unanimous-batch";
+
 /// The most bytes an answer of a participant may have: 64 KiB.
 pub const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// The most bytes the answer to a batch may have: 1 MiB.
+pub const MAX_BATCH_ANSWER_BYTES: usize = 1 << 20;
 
 /// The deepest nesting of arrays and objects that is taken, in any body.
 pub const MAX_JSON_DEPTH: usize = 100;

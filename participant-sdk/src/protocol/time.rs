@@ -68,8 +68,7 @@ impl Serialize for UnixMillis {
 impl<'de> Deserialize<'de> for UnixMillis {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         if from.is_human_readable() {
-            let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
-            Self::parse(&text).ok_or_else(|| serde::de::Error::custom("expected an RFC 3339 time"))
+            super::text::read(from, "an RFC 3339 time", |text| Self::parse(text).ok_or("expected an RFC 3339 time"))
         } else {
             u64::deserialize(from).map(Self)
         }

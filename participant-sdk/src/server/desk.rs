@@ -5,15 +5,17 @@
 
 use std::{
     collections::HashMap,
+    panic::AssertUnwindSafe,
     sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tokio::{sync::watch, task::AbortHandle, time::Instant};
 
 use super::Inner;
 use crate::{
-    branch::{Act, Book, Branch, BranchKey, Call, Event, Fate, Refusal, Reply, State, Step},
+    branch::{Act, Book, Branch, BranchKey, Call, Event, Fate, Lsn, Refusal, Reply, State, Step},
     http::Backoff,
     participant::{BranchContext, Participant},
     protocol::{Decision, Vote},
@@ -37,6 +39,17 @@ struct Running {
     task: AbortHandle,
     /// Says when it has ended: true if the application failed.
     ended: watch::Sender<Option<bool>>,
+}
+
+/// What comes with an event, and is no matter of the branch machine.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct How {
+    /// Until the deadline, for a prepare.
+    pub(crate) remaining: Duration,
+    /// The `traceparent` of the call.
+    pub(crate) traceparent: Option<Arc<str>>,
+    /// Its answer leaves together with others: nothing is forced to disk on its way, but all of it once at the end.
+    pub(crate) is_one_of_many: bool,
 }
 
 /// Why there is no answer.
@@ -80,21 +93,34 @@ impl<P: Participant> Inner<P> {
     }
 
     /// Carries an event out to its end: steps it, lets the application do what follows, and returns what is to be said
-    /// when it may be said. `remaining`: until the deadline, for a prepare.
+    /// when it may be said.
     pub(crate) async fn carry_out(
         self: &Arc<Self>,
         event: Event,
         work: Option<WorkOf<P>>,
-        remaining: Duration,
+        how: How,
     ) -> Result<Result<Reply, Refusal>, Stuck> {
+        let step = self.settle(event, work, how).await?;
+        self.durable(step.after).await?;
+        Ok(step.answer)
+    }
+
+    /// Returns when an entry is durable.
+    pub(crate) async fn durable(&self, lsn: Lsn) -> Result<(), Stuck> {
+        self.store.durable(lsn).await.map_err(|error| Stuck::NotReady(error.to_string()))
+    }
+
+    /// Carries an event out up to its last step, whose answer may be told when its entry `after` is durable.
+    pub(crate) async fn settle(
+        self: &Arc<Self>,
+        event: Event,
+        mut work: Option<WorkOf<P>>,
+        how: How,
+    ) -> Result<Step, Stuck> {
         let until = Instant::now() + ANSWER_WITHIN;
-        let mut work = work;
         loop {
-            match self.step(&event, work.take(), remaining)? {
-                Next::Answer(step) | Next::Opened(step) => {
-                    self.store.durable(step.after).await.map_err(|error| Stuck::NotReady(error.to_string()))?;
-                    return Ok(step.answer);
-                }
+            match self.step(&event, work.take(), &how)? {
+                Next::Answer(step) | Next::Opened(step) => return Ok(step),
                 Next::Await(mut ended) => {
                     // Closed without a word: something else runs for the branch now.
                     let ended = tokio::time::timeout_at(until, ended.wait_for(Option::is_some)).await;
@@ -108,9 +134,9 @@ impl<P: Participant> Inner<P> {
         }
     }
 
-    fn step(self: &Arc<Self>, event: &Event, work: Option<WorkOf<P>>, remaining: Duration) -> Result<Next, Stuck> {
+    fn step(self: &Arc<Self>, event: &Event, work: Option<WorkOf<P>>, how: &How) -> Result<Next, Stuck> {
         let mut desk = self.desk().ok_or_else(|| Stuck::NotReady(self.not_ready().unwrap_or_default()))?;
-        self.step_at(&mut desk, event, work, remaining)
+        self.step_at(&mut desk, event, work, how)
     }
 
     fn step_at(
@@ -118,9 +144,9 @@ impl<P: Participant> Inner<P> {
         desk: &mut Desk<P>,
         event: &Event,
         work: Option<WorkOf<P>>,
-        remaining: Duration,
+        how: &How,
     ) -> Result<Next, Stuck> {
-        let step = desk.take(&self.store, event.clone(), work);
+        let step = desk.take(&self.store, event.clone(), work, how);
         let Some(key) = key_of(event) else { return Ok(Next::Answer(step)) };
         if step.fate == Fate::Stage {
             crate::inquiry::start(self, key.clone(), self.options.patience);
@@ -129,17 +155,17 @@ impl<P: Participant> Inner<P> {
             Ok(Reply::Work) => match event {
                 Event::Told { call: Call::Open { .. }, .. } => Ok(Next::Opened(step)),
                 Event::Told { .. } | Event::Learned { .. } | Event::Own { .. } | Event::Superseded { .. } => {
-                    let context = desk.context(&key, Some(remaining));
-                    let running = desk.running.entry(key).insert_entry(self.run_work(context, remaining));
+                    let context = desk.context(&key, Some(how.remaining), how);
+                    let running = desk.running.entry(key).insert_entry(self.run_work(context, how.clone()));
                     Ok(Next::Await(running.get().ended.subscribe()))
                 }
             },
             Ok(Reply::Effect(decision)) => {
-                let context = desk.context(&key, None);
+                let context = desk.context(&key, None, how);
                 if let Some(before) = desk.running.remove(&key) {
                     before.task.abort();
                 }
-                let running = desk.running.entry(key).insert_entry(self.run_effect(context, *decision));
+                let running = desk.running.entry(key).insert_entry(self.run_effect(context, *decision, how.clone()));
                 Ok(Next::Await(running.get().ended.subscribe()))
             }
             Ok(Reply::Wait) => match desk.running.get(&key) {
@@ -153,70 +179,65 @@ impl<P: Participant> Inner<P> {
     }
 
     /// Runs the application's prepare, then reports how it went, whoever still waits for it.
-    fn run_work(self: &Arc<Self>, context: BranchContext, remaining: Duration) -> Running {
+    fn run_work(self: &Arc<Self>, context: BranchContext, how: How) -> Running {
         let (inner, ended) = (self.clone(), watch::channel(None).0);
-        let key = context.key.clone();
-        let app = tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let mut work = inner.store.work(&context.key);
-            let prepared = inner.participant.prepare(&context, &mut work);
-            let result = tokio::time::timeout(remaining, prepared).await;
-            (result, work)
-        });
-        let running = Running { task: app.abort_handle(), ended };
-        let inner = self.clone();
-        tokio::spawn(async move {
-            let (act, work) = match app.await {
-                Ok((Ok(Ok(vote)), work)) => {
+            let app = async { inner.participant.prepare(&context, &mut work).await };
+            let prepared = tokio::time::timeout(how.remaining, AssertUnwindSafe(app).catch_unwind()).await;
+            let (act, work) = match prepared {
+                Ok(Ok(Ok(vote))) => {
                     // What was written must not get lost over a vote that says there is nothing.
                     let vote = if P::Store::has_writes(&work) { Vote::Prepared } else { vote };
                     (Act::Worked(Ok(vote)), Some(work))
                 }
-                Ok((Ok(Err(refusal)), work)) => (Act::Worked(Err(refusal.to_string())), Some(work)),
-                Ok((Err(_), _)) => (Act::GiveUp("its deadline has passed"), None),
-                Err(error) if error.is_panic() => {
-                    tracing::error!(branch = %key, "the application panicked in prepare: no answer is given, the coordinator asks again");
+                Ok(Ok(Err(refusal))) => (Act::Worked(Err(refusal.to_string())), Some(work)),
+                Ok(Err(_panic)) => {
+                    tracing::error!(branch = %context.key, "the application panicked in prepare: no answer is given, the coordinator asks again");
+                    drop(work);
                     (Act::Failed, None)
                 }
-                // Aborted meanwhile: that goes on by itself.
-                Err(_) => return,
+                Err(_) => {
+                    drop(work);
+                    (Act::GiveUp("its deadline has passed"), None)
+                }
             };
-            inner.report(&key, act, work);
+            inner.report(&context.key, act, work, &how);
         });
-        running
+        Running { task: task.abort_handle(), ended }
     }
 
     /// Runs the application's commit or abort until it has done it.
-    fn run_effect(self: &Arc<Self>, context: BranchContext, decision: Decision) -> Running {
+    fn run_effect(self: &Arc<Self>, context: BranchContext, decision: Decision, how: How) -> Running {
         let (inner, ended) = (self.clone(), watch::channel(None).0);
         let task = tokio::spawn(async move {
             let mut pauses = Backoff::default();
             loop {
-                let (app, of) = (inner.clone(), context.clone());
-                let effect = tokio::spawn(async move {
+                let app = async {
                     match decision {
-                        Decision::Commit => app.participant.commit(&of).await,
-                        Decision::Abort => app.participant.abort(&of).await,
+                        Decision::Commit => inner.participant.commit(&context).await,
+                        Decision::Abort => inner.participant.abort(&context).await,
                     }
-                });
-                let why = match effect.await {
+                };
+                let why = match AssertUnwindSafe(app).catch_unwind().await {
                     Ok(Ok(())) => break,
                     Ok(Err(retry)) => retry.to_string(),
-                    Err(error) => error.to_string(),
+                    Err(_panic) => "it panicked".to_owned(),
                 };
                 tracing::warn!(branch = %context.key, ?decision, why, "the application couldn't carry a decision out; it will be asked again");
                 tokio::time::sleep(pauses.next()).await;
             }
-            inner.report(&context.key, Act::Effected, None);
+            inner.report(&context.key, Act::Effected, None, &how);
         });
         Running { task: task.abort_handle(), ended }
     }
 
     /// Steps what the application's code has come to, and tells who waits.
-    fn report(self: &Arc<Self>, key: &BranchKey, act: Act, work: Option<WorkOf<P>>) {
+    fn report(self: &Arc<Self>, key: &BranchKey, act: Act, work: Option<WorkOf<P>>, how: &How) {
         let Some(mut desk) = self.desk() else { return };
         let (failed, of) =
             (act == Act::Failed, |branch: &Branch| matches!(branch.state, State::Committing | State::Aborting(_)));
-        let next = self.step_at(&mut desk, &Event::Own { key: key.clone(), act }, work, Duration::ZERO);
+        let next = self.step_at(&mut desk, &Event::Own { key: key.clone(), act }, work, how);
         // What runs now, because of this step or of one before, tells of itself.
         if matches!(next, Ok(Next::Await(_))) || desk.book.branch(key).is_some_and(of) {
             return;
@@ -229,7 +250,7 @@ impl<P: Participant> Inner<P> {
 
 impl<P: Participant> Desk<P> {
     /// One step, and its entry handed to the store. Work that the step doesn't take is dropped, unless its branch holds it.
-    fn take(&mut self, store: &P::Store, event: Event, work: Option<WorkOf<P>>) -> Step {
+    fn take(&mut self, store: &P::Store, event: Event, work: Option<WorkOf<P>>, how: &How) -> Step {
         let key = key_of(&event);
         if let (Some(key), Some(work)) = (&key, work) {
             self.works.insert(key.clone(), work);
@@ -245,7 +266,8 @@ impl<P: Participant> Desk<P> {
                 (_, Fate::Unchanged | Fate::Stage | Fate::Publish | Fate::Discard) => Change::None,
             };
             let records = std::mem::take(&mut step.records);
-            store.append(Entry { lsn, records, forced: step.forced, change });
+            let forced = step.forced && !how.is_one_of_many;
+            store.append(Entry { lsn, records, forced, change });
             self.log(key.as_ref(), &step);
         }
         if let Some(key) = &key {
@@ -270,8 +292,8 @@ impl<P: Participant> Desk<P> {
         }
     }
 
-    fn context(&self, key: &BranchKey, remaining: Option<Duration>) -> BranchContext {
+    fn context(&self, key: &BranchKey, remaining: Option<Duration>, how: &How) -> BranchContext {
         let payload = self.book.branch(key).and_then(|branch| branch.payload.clone());
-        BranchContext { key: key.clone(), payload, remaining }
+        BranchContext { key: key.clone(), payload, remaining, traceparent: how.traceparent.clone() }
     }
 }

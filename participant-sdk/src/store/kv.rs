@@ -103,6 +103,8 @@ struct Inner {
     writer: Writer,
     core: Arc<Core>,
     staged: Mutex<HashMap<BranchKey, Work>>,
+    /// The last entry of which the writer knows, or is about to be told, that somebody waits for it.
+    forced: AtomicU64,
 }
 
 /// A service's data and votes, in a folder of its own. Cheap to clone. Closed when the last clone and the last
@@ -156,7 +158,7 @@ impl KvStore {
             staged.insert(key, work);
         }
         let writer = Writer::start(db).map_err(|cause| core.failed("starting its thread", &cause))?;
-        Ok(Self(Arc::new(Inner { writer, core, staged: Mutex::new(staged) })))
+        Ok(Self(Arc::new(Inner { writer, core, staged: Mutex::new(staged), forced: AtomicU64::new(0) })))
     }
 
     /// The committed value under a key; None if there is none.
@@ -261,6 +263,9 @@ impl Store for KvStore {
 
     fn append(&self, entry: Entry<Work>) {
         let Entry { lsn, records, forced, change } = entry;
+        if forced {
+            self.0.forced.fetch_max(lsn.0, Ordering::Relaxed);
+        }
         let send = |change| self.0.writer.send(Job::Entry { lsn, records, forced, change });
         match change {
             Change::None => send(Written::None),
@@ -283,6 +288,9 @@ impl Store for KvStore {
     }
 
     async fn durable(&self, lsn: Lsn) -> Result<(), Error> {
+        if self.0.forced.fetch_max(lsn.0, Ordering::Relaxed) < lsn.0 {
+            self.0.writer.send(Job::Sync);
+        }
         let reached = self.0.writer.durable.clone().wait_for(|durable| *durable >= lsn).await.map(|_| ());
         reached.map_err(|cause| self.0.core.failed("writing", &cause))
     }

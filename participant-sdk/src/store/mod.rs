@@ -65,7 +65,7 @@ pub struct Entry<W> {
     /// Its place: each one's is one higher than the one's before.
     pub lsn: Lsn,
     pub records: Vec<Record>,
-    /// Whether somebody waits for it to be durable.
+    /// Whether it is to be made durable at once. Otherwise it is when one after it is, or when [`Store::durable`] asks.
     pub forced: bool,
     pub change: Change<W>,
 }
@@ -114,6 +114,7 @@ pub trait Store: Send + Sync + 'static {
     /// Writes an entry, after all before it. Returns at once: called with a lock held.
     fn append(&self, entry: Entry<Self::Work>);
 
-    /// Returns when that entry, which is forced, is durable. Err: the store can't be used any more.
+    /// Returns when that entry, and all before it, is durable; makes it so if it wasn't forced. Err: the store can't be
+    /// used any more.
     fn durable(&self, lsn: Lsn) -> impl Future<Output = Result<(), Error>> + Send;
 }

@@ -1,7 +1,7 @@
 //! The one thread that writes.
 //!
 //! Always true: entries are written in the order they came; what came while the disk was busy becomes one batch with one
-//! sync, if any in it is forced; locks of work that appears are let go when it has been written. No timer is involved: a
+//! sync, if any in it is forced or somebody waits for one that isn't; locks of work that appears are let go when it has been written. No timer is involved: a
 //! lone entry is written at once.
 //!
 //! A failed write or sync ends the process: after it nobody can say what the disk holds, and no retry can be believed.
@@ -39,6 +39,8 @@ pub(super) enum Job {
         forced: bool,
         change: Written,
     },
+    /// Somebody waits for entries that weren't forced.
+    Sync,
     /// Outside of any branch.
     Put {
         work: Work,
@@ -95,9 +97,12 @@ impl Drop for Writer {
 }
 
 fn run(db: &DB, waiting: &Receiver<Job>, reached: &watch::Sender<Lsn>, syncs: &AtomicU64) {
+    let mut last = Lsn::default();
+    // What was written since the last sync.
+    let (mut votes, mut commits) = (false, false);
     while let Ok(first) = waiting.recv() {
         let jobs: Vec<Job> = std::iter::once(first).chain(waiting.try_iter()).take(MOST).collect();
-        let (mut batch, mut sync, mut last) = (WriteBatch::default(), false, Lsn::default());
+        let (mut batch, mut sync) = (WriteBatch::default(), false);
         for job in &jobs {
             match job {
                 Job::Entry { lsn, records, forced, change } => {
@@ -108,6 +113,7 @@ fn run(db: &DB, waiting: &Receiver<Job>, reached: &watch::Sender<Lsn>, syncs: &A
                     sync |= forced;
                     last = last.max(*lsn);
                 }
+                Job::Sync => sync = true,
                 Job::Put { work, .. } => {
                     put_work(db, &mut batch, work);
                     sync = true;
@@ -117,35 +123,27 @@ fn run(db: &DB, waiting: &Receiver<Job>, reached: &watch::Sender<Lsn>, syncs: &A
         let of = |wanted: fn(&Written) -> bool| {
             jobs.iter().any(|job| matches!(job, Job::Entry { change, .. } if wanted(change)))
         };
-        let votes = of(|change| matches!(change, Written::Stage(..)));
-        let commits = of(|change| matches!(change, Written::Publish(..)));
-        let come_to = |vote, commit| {
-            if votes {
-                failpoint::hit(vote);
-            }
-            if commits {
-                failpoint::hit(commit);
-            }
-        };
-        come_to("before-vote-durable", "before-commit-durable");
-        let mut options = WriteOptions::default();
-        options.set_sync(sync);
-        if let Err(cause) = db.write_opt(batch, &options) {
+        let (new_votes, new_commits) =
+            (of(|change| matches!(change, Written::Stage(..))), of(|change| matches!(change, Written::Publish(..))));
+        come_to("before-vote-durable", new_votes, "before-commit-durable", new_commits);
+        (votes, commits) = (votes || new_votes, commits || new_commits);
+        if let Err(cause) = write(db, batch, sync) {
             tracing::error!(%cause, "the store can't be written: the process ends, since nobody can say what the disk holds");
             eprintln!(
                 "the participant's store can't be written ({cause}): the process ends, since nobody can say what the disk holds"
             );
             std::process::abort();
         }
-        come_to("after-vote-durable", "after-commit-durable");
         if sync {
+            come_to("after-vote-durable", votes, "after-commit-durable", commits);
+            (votes, commits) = (false, false);
             syncs.fetch_add(1, Ordering::Relaxed);
             // A lazy entry before it is durable with it, as the log is one.
             reached.send_if_modified(|durable| std::mem::replace(durable, last.max(*durable)) < last);
         }
         for job in jobs {
             match job {
-                Job::Entry { .. } => {}
+                Job::Entry { .. } | Job::Sync => {}
                 Job::Put { work, done } => {
                     drop(work);
                     let _ = done.send(());
@@ -153,6 +151,25 @@ fn run(db: &DB, waiting: &Receiver<Job>, reached: &watch::Sender<Lsn>, syncs: &A
             }
         }
     }
+}
+
+fn come_to(vote: &str, votes: bool, commit: &str, commits: bool) {
+    if votes {
+        failpoint::hit(vote);
+    }
+    if commits {
+        failpoint::hit(commit);
+    }
+}
+
+fn write(db: &DB, batch: WriteBatch, sync: bool) -> Result<(), rocksdb::Error> {
+    if batch.is_empty() {
+        // All that it holds was written before.
+        return if sync { db.flush_wal(true) } else { Ok(()) };
+    }
+    let mut options = WriteOptions::default();
+    options.set_sync(sync);
+    db.write_opt(batch, &options)
 }
 
 fn put_record(db: &DB, batch: &mut WriteBatch, record: &Record) {
