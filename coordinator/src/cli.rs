@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    bench,
     config::{self, Command, Loaded, Serve, Settings},
     serve, telemetry,
 };
@@ -24,6 +25,8 @@ pub fn main() -> ExitCode {
     let done = match command {
         Command::Serve(config) => run(config),
         Command::Config(config) => show(&config, &settings),
+        Command::Bench(options) => bench::run(&options),
+        Command::BenchPart(part) => bench::run_part(part),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -37,10 +40,16 @@ fn failed(message: &str) -> ExitCode {
 }
 
 fn run(config: Serve) -> Result<(), String> {
-    telemetry::start(&config.log, config.log_json)?;
+    // Lines that are still on their way are written when it goes.
+    let _lines = telemetry::start(&config.log, config.log_json)?;
     end_on_panic();
     let runtime = tokio::runtime::Runtime::new().map_err(|error| format!("no threads could be started: {error}"))?;
     let ended = runtime.block_on(serve::run(config));
+    if let Err(error @ serve::Error::Hangs) = &ended {
+        // Nothing that touches the disk would ever come back.
+        eprintln!("unanimous: {error}");
+        std::process::abort();
+    }
     // What still runs by now waits for participants and is cut off. All of it must be gone before the process ends:
     // RocksDB can't be ended while somebody holds it.
     runtime.shutdown_timeout(Duration::from_secs(5));
@@ -65,6 +74,7 @@ fn show(config: &Serve, settings: &Settings) -> Result<(), String> {
 fn end_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!(%panic, "a bug");
+        eprintln!("unanimous: a bug: {panic}");
         if std::thread::current().name() == Some("log") {
             std::process::abort();
         }

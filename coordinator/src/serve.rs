@@ -9,24 +9,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
-};
 use rand::RngExt;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::Semaphore,
     task::{JoinError, JoinHandle},
 };
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
-    api::{self, AllowList, App, RequestLimits},
+    api::{
+        self, AllowList, App, RequestLimits,
+        server::{Server, most_connections},
+    },
     config::Serve,
     engine::{Clock, Engine, Limits, Service},
     journal::{self, Journal, RocksDb, rocks, space},
@@ -36,11 +31,8 @@ use crate::{
 /// How long commits that wait for their decision may take when the process is to end.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// How long connections may take to close after that.
-const CLOSE: Duration = Duration::from_secs(2);
-
-/// How long a client may take to send its headers.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the log may take to become whole on disk after that.
+const CLOSE_LOG: Duration = Duration::from_secs(20);
 
 /// How often the histograms are summed up.
 const SUM_UP: Duration = Duration::from_secs(5);
@@ -62,8 +54,10 @@ pub enum Error {
     Transport(#[from] reqwest::Error),
     #[error("signals can't be received: {0}")]
     Signals(std::io::Error),
-    #[error("the thread that opens the log has ended: {0}")]
+    #[error("the thread that opens or closes the log has ended: {0}")]
     Opening(JoinError),
+    #[error("the disk under the log has not answered for 20 s; what was told is in the log, and the next start goes on from there")]
+    Hangs,
 }
 
 /// A coordinator that runs in this process.
@@ -95,7 +89,7 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
         max_timeout_ms: config.max_timeout_ms,
     };
     let app = App::new(AllowList(config.allow_participants), taken);
-    let server = Server::start(listener, api::router(app.clone()), config.max_connections);
+    let server = Server::start(listener, api::router(app.clone()), most_connections(config.max_connections));
     info!(%address, data_dir = %config.data_dir.display(), "loading the log");
 
     let opening = tokio::task::spawn_blocking({
@@ -124,6 +118,7 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
     };
     let on_fatal = |error| {
         error!(%error, "the log can't be written any more, so the process ends: what it has told is in the log");
+        eprintln!("unanimous: the log can't be written any more, so the process ends ({error}): what it has told is in the log");
         std::process::abort();
     };
     let journal = Arc::new(opened.keeping(config.retain).start(Box::new(on_progress), Box::new(on_fatal))?);
@@ -165,7 +160,11 @@ impl Running {
         self.service.end();
         let unfinished = self.service.with(|engine, _| engine.live());
         let journal = self.journal;
-        tokio::task::spawn_blocking(move || journal.close()).await.map_err(Error::Opening)??;
+        let closing = tokio::task::spawn_blocking(move || journal.close());
+        match tokio::time::timeout(CLOSE_LOG, closing).await {
+            Ok(closed) => closed.map_err(Error::Opening)??,
+            Err(_) => return Err(Error::Hangs),
+        }
         info!(unfinished, "ended; what is unfinished is left to the next start");
         Ok(())
     }
@@ -189,13 +188,15 @@ async fn watch_room(service: Service, mut room: space::Watch) {
 async fn forget(service: Service, journal: Arc<RocksDb>, keep: Duration, clock: Clock) {
     let pause = (keep / 10).clamp(Duration::from_secs(1), Duration::from_hours(1));
     loop {
-        tokio::time::sleep(pause).await;
-        let journal = Arc::clone(&journal);
-        match tokio::task::spawn_blocking(move || journal.retain(keep, clock.now().wall)).await {
-            Ok(Ok(since)) => service.with(|engine, _| engine.retained(since)),
+        let (journal, engine) = (Arc::clone(&journal), service.clone());
+        // Whoever asks for what goes must hear that it may have been there.
+        let before = move |since| engine.with(|engine, _| engine.retained(since));
+        match tokio::task::spawn_blocking(move || journal.retain(keep, clock.now().wall, before)).await {
+            Ok(Ok(())) => {}
             Ok(Err(error)) => error!(%error, "what finished long ago could not be dropped from the log; it is tried again"),
             Err(_) => return,
         }
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -246,62 +247,5 @@ impl Signals {
             _ = self.0.recv() => {}
             _ = self.1.recv() => {}
         }
-    }
-}
-
-/// The HTTP server.
-struct Server {
-    connections: Arc<GracefulShutdown>,
-    accepting: JoinHandle<()>,
-}
-
-impl Server {
-    fn start(listener: TcpListener, router: Router, most_connections: usize) -> Self {
-        let connections = Arc::new(GracefulShutdown::new());
-        let accepting = tokio::spawn(accept(listener, router, Arc::clone(&connections), most_connections));
-        Self { connections, accepting }
-    }
-
-    /// Takes no more connections and closes those that are idle; others get a moment.
-    async fn stop(self) {
-        self.accepting.abort();
-        let _ = self.accepting.await;
-        // Nobody else has it any more.
-        if let Ok(connections) = Arc::try_unwrap(self.connections)
-            && tokio::time::timeout(CLOSE, connections.shutdown()).await.is_err()
-        {
-            debug!("connections that were still in use are cut");
-        }
-    }
-}
-
-/// At most so many connections at once; more wait to be accepted.
-async fn accept(listener: TcpListener, router: Router, connections: Arc<GracefulShutdown>, most: usize) {
-    let places = Arc::new(Semaphore::new(most));
-    let service = TowerToHyperService::new(router);
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of file descriptors, say: it passes when connections close.
-                warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let _ = stream.set_nodelay(true);
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .max_headers(100)
-            .serve_connection(TokioIo::new(stream), service.clone());
-        let connection = connections.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                debug!(%error, "a connection ended");
-            }
-            drop(place);
-        });
     }
 }

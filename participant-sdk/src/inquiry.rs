@@ -16,7 +16,7 @@ use crate::{
     http::Backoff,
     participant::Participant,
     protocol::{Decision, Epoch, InquiryAnswer, Outcome},
-    server::Inner,
+    server::{How, Inner},
 };
 
 const LONG: Duration = Duration::from_mins(1);
@@ -34,7 +34,8 @@ async fn watch<P: Participant>(inner: Weak<Inner<P>>, key: BranchKey, patience: 
         if !inner.is_in_doubt(&key) {
             return;
         }
-        let unanswered = inner.ask(&key).await.err();
+        // Boxed, since few come to it: each prepared branch keeps this task for as long as its patience lasts.
+        let unanswered = Box::pin(inner.ask(&key)).await.err();
         if !inner.is_in_doubt(&key) {
             return;
         }

@@ -99,13 +99,31 @@ async fn a_coordinator_that_is_not_ready_is_asked_again_with_the_same_call() {
 }
 
 #[tokio::test]
-async fn a_commit_in_one_call_is_not_repeated_once_it_may_have_run() {
-    // What isn't the coordinator's own word says nothing about what was done.
+async fn a_commit_in_one_call_is_repeated_under_its_key_until_it_is_answered() {
     let (client, fake) =
-        client([(502, json!({ "message": "bad gateway" })), (200, info("committing", Some("commit")))]).await;
+        client([(502, json!({ "message": "bad gateway" })), not_ready(), (200, info("committing", Some("commit")))])
+            .await;
+    let begin = || client.begin().branch("http://127.0.0.1:8081", &1).commit();
+    assert!(matches!(begin().await.unwrap(), Outcome::Committed(_)));
+    assert!(matches!(begin().await.unwrap(), Outcome::Committed(_)));
+    let (asked, keys) = (fake.asked(), fake.keys.lock().unwrap().clone());
+    assert_eq!(asked.len(), 4);
+    assert!(asked.iter().all(|one| *one == asked[0]), "{asked:?}");
+    assert!(!keys[0].is_empty() && keys[..3].iter().all(|key| *key == keys[0]), "{keys:?}");
+    assert_ne!(keys[3], keys[0], "another call has another key");
+}
+
+#[tokio::test]
+async fn a_call_whose_answer_was_lost_is_unknown_once_the_time_to_repeat_it_has_run_out() {
+    // What isn't the coordinator's own word says nothing about what was done.
+    let (_, fake) = client([(502, json!({ "message": "bad gateway" }))]).await;
+    let options = ClientOptions { retry_for: Duration::ZERO, ..ClientOptions::default() };
+    let client = Client::with_options(&fake.start().await, options).unwrap();
     let error = client.begin().commit().await.unwrap_err();
     assert!(matches!(error, Error::Unknown { .. }), "{error}");
-    assert_eq!(fake.asked().len(), 1);
+    fake.answer([not_ready()]);
+    let error = client.begin().commit().await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
 }
 
 #[tokio::test]

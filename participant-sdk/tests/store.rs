@@ -180,6 +180,23 @@ async fn votes_that_come_together_share_a_sync() {
     assert_eq!(User::new(open(&folder)).await.book.in_doubt().count(), 500);
 }
 
+#[tokio::test]
+async fn what_was_not_forced_is_made_durable_when_somebody_asks_with_all_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let entry = |n: u64| Entry { lsn: Lsn(n), records: Vec::new(), forced: false, change: Change::None };
+    for n in 1..=3 {
+        store.append(entry(n));
+    }
+    store.durable(Lsn(0)).await.unwrap();
+    assert_eq!(store.syncs(), 0);
+    store.durable(Lsn(2)).await.unwrap();
+    store.durable(Lsn(1)).await.unwrap();
+    assert_eq!(store.syncs(), 1);
+    store.durable(Lsn(3)).await.unwrap();
+    assert!(store.syncs() <= 2);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_scan_sees_all_of_a_branch_or_nothing() {
     let folder = tempfile::tempdir().unwrap();

@@ -11,6 +11,7 @@ pub mod binaries;
 pub mod coordinator;
 pub mod history;
 pub mod local;
+pub mod openapi;
 pub mod participant;
 pub mod process;
 pub mod proxy;

@@ -52,6 +52,14 @@ impl Process {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
+    /// How many bytes of memory it has.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("Linux tells how it is");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a process that runs has memory");
+        let kib = line.split_ascii_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok());
+        kib.expect("it is given in KiB") * 1024
+    }
+
     /// Sends it a signal, if it still runs.
     pub fn signal(&mut self, signal: Signal) {
         if self.poll().is_none() {

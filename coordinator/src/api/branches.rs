@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use super::{
     App, body,
     openapi as docs,
-    problem::{Failure, marked, plain, refusal, unknown},
+    problem::{Failure, marked, plain, reached, refusal, unknown},
 };
 use crate::{
     engine::{Enlist, Refusal, Refused, Service, ask_finished, bound_in},
@@ -136,7 +136,7 @@ pub(super) async fn enlist(
             }
         }
     };
-    service.reached(enlisted.barrier).await;
+    reached(service, enlisted.barrier).await?;
     let answer = EnlistAnswer {
         branch: enlisted.name,
         deadline: enlisted.deadline,
@@ -181,7 +181,7 @@ pub(super) async fn vote(
     let voted = service.with(|engine, now| engine.vote(now, id, branch.clone(), vote, &coordinator, key.clone()));
     let replayed = match voted {
         Ok((barrier, replayed)) => {
-            service.reached(barrier).await;
+            reached(service, barrier).await?;
             replayed
         }
         Err(refused) => {

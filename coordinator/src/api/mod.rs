@@ -14,6 +14,7 @@ mod openapi;
 mod prefer;
 mod problem;
 mod problem_pages;
+pub(crate) mod server;
 mod transactions;
 
 use std::sync::{
@@ -30,7 +31,7 @@ use axum::{
 };
 use unanimous_sdk::protocol::{Problem, ProblemType};
 
-pub use self::allow_list::AllowList;
+pub use self::{allow_list::AllowList, openapi::description};
 use self::problem::{Failure, method_not_allowed, not_found};
 use crate::engine::Service;
 

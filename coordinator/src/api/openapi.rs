@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use utoipa::{IntoParams, OpenApi, ToSchema};
+use serde_json::Value;
+use utoipa::{IntoParams, Modify, OpenApi, ToSchema, openapi::RefOr};
 
 use super::{branches, coordinator, decision, list, metrics, problem_pages, transactions};
 
@@ -25,17 +26,37 @@ use super::{branches, coordinator, decision, list, metrics, problem_pages, trans
         coordinator::who, coordinator::healthy, coordinator::ready,
         metrics::scrape, problem_pages::page, serve,
     ),
-    components(schemas(Transaction, Problem))
+    components(schemas(Transaction, Problem)),
+    modifiers(&NoBody),
 )]
 struct Description;
 
+/// A POST without a body is `{}`: where that will do, none is required.
+struct NoBody;
+
+impl Modify for NoBody {
+    fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
+        for path in ["/v1/transactions", "/v1/transactions/{id}/commit", "/v1/transactions/{id}/abort"] {
+            let post = description.paths.paths.get_mut(path).and_then(|path| path.post.as_mut());
+            if let Some(RefOr::T(body)) = post.and_then(|post| post.request_body.as_mut()) {
+                body.required = None;
+            }
+        }
+    }
+}
+
 /// This description.
 #[utoipa::path(get, path = "/openapi.json", tag = "coordinator", responses(
-        (status = 200, description = "OpenAPI 3.1", body = serde_json::Value),
+        (status = 200, description = "OpenAPI 3.1", body = Value),
         (status = 503, description = "`not-ready`; with Retry-After", body = Problem, content_type = "application/problem+json", headers(("Retry-After" = u32, description = "seconds"))),
 ))]
-pub(super) async fn serve() -> Json<utoipa::openapi::OpenApi> {
-    Json(Description::openapi())
+pub(super) async fn serve() -> Json<Value> {
+    Json(description())
+}
+
+/// The API's description, as it is served.
+pub fn description() -> Value {
+    serde_json::to_value(Description::openapi()).unwrap_or_default()
 }
 
 /// A UUIDv7 in lower case, given by the coordinator; all zeros in a horizon before the first.
@@ -193,6 +214,19 @@ pub(super) struct Branch {
     detail: Option<String>,
 }
 
+/// A branch of a transaction that begins: nobody can have voted in its name yet.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewBranch {
+    /// Its base URL: http or https, without user, query or fragment.
+    #[schema(format = "uri")]
+    participant: String,
+    /// Without it, it gets a number.
+    branch: Option<BranchName>,
+    /// The work, to be done at prepare. A branch without one has done it before.
+    payload: Option<Value>,
+}
+
 /// A page of transactions, newest first.
 #[derive(ToSchema)]
 pub(super) struct Page {
@@ -220,9 +254,9 @@ pub(super) struct CoordinatorRef {
     id: CoordinatorId,
     epoch: Epoch,
     /// Not looked at.
-    url: Option<serde_json::Value>,
+    url: Option<Value>,
     /// Not looked at.
-    horizon: Option<serde_json::Value>,
+    horizon: Option<Value>,
 }
 
 /// A branch that was enlisted.
@@ -292,7 +326,7 @@ mod tests {
 
     #[test]
     fn every_call_is_described() {
-        let description = serde_json::to_value(Description::openapi()).unwrap();
+        let description = description();
         assert!(description["openapi"].as_str().unwrap().starts_with("3.1."));
         for (path, methods) in [
             ("/v1/transactions", &["get", "post"][..]),

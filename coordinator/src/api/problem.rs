@@ -1,5 +1,7 @@
 //! Refusals as answers.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     extract::rejection::{PathRejection, QueryRejection},
@@ -10,7 +12,7 @@ use unanimous_sdk::protocol::{BranchName, Problem, ProblemType, TransactionId};
 
 use crate::{
     engine::{Refusal, Refused, Service, View},
-    transaction::NotAllowed,
+    transaction::{Barrier, NotAllowed},
 };
 
 /// A problem on its way out. (Boxed: it is large, and rare.)
@@ -76,9 +78,24 @@ pub(super) fn unknown(service: &Service, id: TransactionId) -> Failure {
     Problem::new(ProblemType::UnknownTransaction, detail).with("retained_since", since).into()
 }
 
+/// How long an answer waits for the log before it says that the disk doesn't answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until the log has come as far as this.
+pub(super) async fn reached(service: &Service, barrier: Barrier) -> Result<(), Failure> {
+    if tokio::time::timeout(PATIENCE, service.reached(barrier)).await.is_ok() {
+        return Ok(());
+    }
+    let detail = "the disk under the log has not answered for 60 s; what was asked for may still come to be: ask again, \
+                  with the same Idempotency-Key";
+    Err(Problem::new(ProblemType::NotReady, detail).into())
+}
+
 /// What was refused about a transaction, as soon as it may be told.
 pub(super) async fn refusal(service: &Service, id: TransactionId, refused: Refused) -> Failure {
-    service.reached(refused.tell_after).await;
+    if let Err(failure) = reached(service, refused.tell_after).await {
+        return failure;
+    }
     let why = match refused.why {
         Refusal::NotAllowed(why) => why,
         Refusal::NotLive => return unknown(service, id),
@@ -131,6 +148,10 @@ pub(super) fn plain(why: Refusal) -> Failure {
         Refusal::Superseded { epoch, told_by } => Problem::new(
             ProblemType::Superseded,
             format!("another coordinator has taken over with epoch {epoch}, says {told_by}; use that one"),
+        ),
+        Refusal::TooManyKeys { most } => Problem::new(
+            ProblemType::Invalid,
+            format!("`Idempotency-Key`: {most} keys are bound in this transaction, as many as may be"),
         ),
         Refusal::KeyReused => Problem::new(
             ProblemType::KeyReused,

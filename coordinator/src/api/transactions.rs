@@ -9,7 +9,10 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
 use unanimous_sdk::protocol::{Decision, Problem, ProblemType, TransactionId};
 use utoipa::ToSchema;
 
@@ -17,7 +20,7 @@ use super::{
     App, body,
     branches::BranchBody,
     openapi as docs, prefer,
-    problem::{Failure, marked, plain, refusal, unknown, with_transaction},
+    problem::{Failure, marked, plain, reached, refusal, unknown, with_transaction},
 };
 use crate::{
     engine::{Begin, Milestone, NewKey, Once, Refusal, Refused, Service, View, Waiting, bound_in},
@@ -36,6 +39,49 @@ const LONGEST_METADATA_VALUE: usize = 1024;
 /// The longest reason an initiator may give for an abort, in bytes: it is kept with the decision.
 const LONGEST_REASON: usize = 1024;
 
+/// A number in any range: what is too large or negative is out of every limit, and not malformed.
+fn number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let Some(number) = Option::<serde_json::Number>::deserialize(from)? else { return Ok(None) };
+    match (number.as_u64(), number.as_i64(), number.as_f64()) {
+        (Some(number), ..) => Ok(Some(number)),
+        (None, Some(_), _) => Ok(Some(0)),
+        (None, None, Some(float)) if float.fract() == 0.0 && float.abs() > 1e15 => {
+            Ok(Some(if float > 0.0 { u64::MAX } else { 0 }))
+        }
+        (None, None, _) => Err(serde::de::Error::custom("expected a whole number")),
+    }
+}
+
+/// A map in which no key stands twice.
+fn unique<'de, D: Deserializer<'de>>(from: D) -> Result<Option<BTreeMap<String, String>>, D::Error> {
+    struct Unique;
+    impl<'de> Visitor<'de> for Unique {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object of strings")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+            let mut map = BTreeMap::new();
+            while let Some((key, value)) = members.next_entry::<String, String>()? {
+                if map.contains_key(&key) {
+                    return Err(serde::de::Error::custom(format!("{key:?} stands twice")));
+                }
+                map.insert(key, value);
+            }
+            Ok(map)
+        }
+    }
+    struct Map(BTreeMap<String, String>);
+    impl<'de> Deserialize<'de> for Map {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            from.deserialize_map(Unique).map(Self)
+        }
+    }
+    Ok(Option::<Map>::deserialize(from)?.map(|Map(map)| map))
+}
+
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
@@ -45,10 +91,13 @@ const LONGEST_REASON: usize = 1024;
 pub(super) struct BeginBody {
     /// Until the decision; then it is aborted. 30,000 without it.
     #[schema(minimum = 1, maximum = 86_400_000)]
+    #[serde(default, deserialize_with = "number")]
     timeout_ms: Option<u64>,
     /// Shown with the transaction, and found by. At most 16 keys of 128 bytes, values of 1,024.
+    #[serde(default, deserialize_with = "unique")]
     metadata: Option<BTreeMap<String, String>>,
     /// At most 256.
+    #[schema(value_type = Option<Vec<docs::NewBranch>>)]
     branches: Option<Vec<BranchBody>>,
     commit: Option<bool>,
     respond: Option<Respond>,
@@ -125,7 +174,7 @@ pub(super) async fn begin(State(app): State<App>, headers: HeaderMap, body: Body
             (view.id(), false, outcome(service, view.id(), waiting, asked_wait(&headers), barrier).await)
         }
         Once::Done((view, barrier, None)) => {
-            service.reached(barrier).await;
+            reached(service, barrier).await?;
             (view.id(), false, Ok((StatusCode::CREATED, Json(view)).into_response()))
         }
         Once::Before(id) if commit => {
@@ -216,6 +265,12 @@ pub(super) async fn commit(
             let answer = outcome(service, id, waiting, asked_wait(&headers), Barrier::NONE).await;
             Ok(marked(answer.unwrap_or_else(IntoResponse::into_response), replayed))
         }
+        // It is refused for a decision that isn't known yet, and may not be for long.
+        Err(refused) if tokio::time::timeout(asked_wait(&headers), service.reached(refused.tell_after)).await.is_err() => {
+            let view = service.view(id).map_err(|refused| plain(refused.why))?;
+            let view = view.ok_or_else(|| unknown(service, id))?;
+            Ok((StatusCode::ACCEPTED, Json(view)).into_response())
+        }
         Err(refused) => {
             let (view, replayed) = finished(service, id, refused, key.as_ref(), &KeyedCall::Commit).await?;
             let answer = match view.decision() {
@@ -259,11 +314,15 @@ pub(super) async fn abort(
     }
     let reason = Reason { code: ReasonCode::Initiator, detail, branch: None };
     match service.with(|engine, now| engine.abort(now, id, reason, key.clone())) {
-        Ok((waiting, replayed)) => match waiting.await {
-            Ok(view) => Ok(marked(Json(view).into_response(), replayed)),
-            Err(_) => {
+        Ok((waiting, replayed)) => match tokio::time::timeout(DEFAULT_WAIT, waiting).await {
+            Ok(Ok(view)) if view.is_decided() => Ok(marked(Json(view).into_response(), replayed)),
+            Ok(Ok(_) | Err(_)) | Err(_) => {
                 service.with(|engine, _| engine.refuse_if_superseded()).map_err(|refused| plain(refused.why))?;
-                Err(unknown(service, id))
+                let detail = format!(
+                    "the abort of {id} is not on disk, and this coordinator is about to end or its disk doesn't answer; \
+                     it is aborted all the same, as nothing else can come of it: ask again"
+                );
+                Err(Problem::new(ProblemType::NotReady, detail).into())
             }
         },
         Err(refused) => {

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 use unanimous_sdk::protocol::Coordinator;
+use url::Url;
 
 use super::null::{Message, name};
 use crate::transaction::Call;
@@ -32,12 +33,12 @@ pub struct Lanes {
     client: reqwest::Client,
     /// What a body starts with.
     head: Vec<u8>,
-    lanes: Mutex<HashMap<Box<str>, [Arc<Lane>; 2]>>,
+    by_participant: Mutex<HashMap<Box<str>, [Arc<Lane>; 2]>>,
 }
 
 /// What goes to one participant, of one kind.
 struct Lane {
-    url: String,
+    url: Url,
     queue: Mutex<Queue>,
 }
 
@@ -73,12 +74,12 @@ impl Lanes {
     pub fn new(client: reqwest::Client, coordinator: &Coordinator) -> Self {
         let coordinator = serde_json::to_string(coordinator).unwrap_or_default();
         let head = format!(r#"{{"coordinator":{coordinator},"messages":["#).into_bytes();
-        Self { client, head, lanes: Mutex::default() }
+        Self { client, head, by_participant: Mutex::default() }
     }
 
     /// The status and the body of the answer, if there is one.
     pub async fn send(this: &Arc<Self>, participant: &str, call: Call, message: Message<'_>) -> Option<Told> {
-        let lane = this.lane(participant, call);
+        let lane = this.lane(participant, call)?;
         let (tell, told) = oneshot::channel();
         let batch = {
             let mut queue = lock(&lane.queue);
@@ -91,14 +92,15 @@ impl Lanes {
         told.await.ok()
     }
 
-    fn lane(&self, participant: &str, call: Call) -> Arc<Lane> {
-        let mut lanes = lock(&self.lanes);
+    fn lane(&self, participant: &str, call: Call) -> Option<Arc<Lane>> {
+        let mut lanes = lock(&self.by_participant);
         let kind = usize::from(call != Call::Prepare);
         if let Some(both) = lanes.get(participant) {
-            return Arc::clone(&both[kind]);
+            return Some(Arc::clone(&both[kind]));
         }
-        let new = || Arc::new(Lane { url: format!("{participant}/batch"), queue: Mutex::default() });
-        Arc::clone(&lanes.entry(participant.into()).or_insert_with(|| [new(), new()])[kind])
+        let url: Url = format!("{participant}/batch").parse().ok()?;
+        let new = || Arc::new(Lane { url: url.clone(), queue: Mutex::default() });
+        Some(Arc::clone(&lanes.entry(participant.into()).or_insert_with(|| [new(), new()])[kind]))
     }
 
     /// Delivers one batch after the other, as long as there are any.
@@ -121,7 +123,8 @@ impl Lanes {
         body.extend_from_slice(&self.head);
         body.extend_from_slice(&batch.messages);
         body.extend_from_slice(b"]}");
-        let request = self.client.post(&lane.url).header(reqwest::header::CONTENT_TYPE, "application/json").body(body);
+        let request =
+            self.client.post(lane.url.clone()).header(reqwest::header::CONTENT_TYPE, "application/json").body(body);
         let answer = request.send().await.ok()?;
         if answer.status() != reqwest::StatusCode::OK {
             return None;

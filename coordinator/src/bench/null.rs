@@ -3,7 +3,7 @@
 //!
 //! Always true: whatever a transaction's messages cost the coordinator on the wire, its members included, they cost here.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -11,7 +11,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use unanimous_sdk::protocol::{
-    AbortAnswer, BranchName, CommitAnswer, Coordinator, CoordinatorId, Epoch, PrepareAnswer, TransactionId, UnixMillis,
+    AbortAnswer, BranchName, CommitAnswer, Coordinator, CoordinatorId, Epoch, PrepareAnswer, TransactionId,
 };
 use uuid::Uuid;
 
@@ -21,7 +21,7 @@ use super::{
     server::{self, Answer, json},
     single::Single,
 };
-use crate::transaction::Call;
+use crate::{engine::Clock, transaction::Call};
 
 /// The deadline is as far away as the coordinator's default.
 const DEADLINE_MS: u64 = 30_000;
@@ -36,7 +36,7 @@ enum Way {
 /// One message, its body as the protocol has it, but for `coordinator`.
 #[derive(Clone, Copy, Serialize)]
 pub struct Message<'a> {
-    pub transaction: TransactionId,
+    pub transaction: &'a str,
     pub branch: &'a BranchName,
     /// Of a message that travels alone.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,7 +47,7 @@ pub struct Message<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub deadline: Option<UnixMillis>,
+    pub deadline: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remaining_ms: Option<u64>,
 }
@@ -86,10 +86,10 @@ pub async fn run(options: options::Null, batching: bool) -> Result<(), String> {
     } else {
         Way::Alone(Single::new(client, coordinator))
     };
-    server::serve(options.listen, move |path, body| {
+    server::serve(options.listen, move |to, body| {
         let way = way.clone();
         async move {
-            match &*path {
+            match to.path() {
                 "/readyz" => json(StatusCode::OK, "{}"),
                 "/v1/transactions" => commit(way, &body).await.unwrap_or_else(|| json(StatusCode::BAD_GATEWAY, "{}")),
                 _ => json(StatusCode::NOT_FOUND, "{}"),
@@ -113,20 +113,20 @@ fn client() -> Result<reqwest::Client, reqwest::Error> {
 /// Begins and commits: prepares in parallel, the answer, and the decision behind it.
 async fn commit(way: Way, body: &Bytes) -> Option<Answer> {
     let Begin { branches, respond } = serde_json::from_slice(body).ok()?;
-    let id = TransactionId::from_uuid(Uuid::now_v7());
-    let deadline = UnixMillis(Uuid::now_v7().get_timestamp()?.to_unix().0 * 1000 + DEADLINE_MS);
+    let id = Uuid::now_v7().to_string();
+    let deadline = Clock::start().now().wall.after(Duration::from_millis(DEADLINE_MS)).to_string();
     let mut enlisted = Vec::with_capacity(branches.len());
     for (at, branch) in branches.iter().enumerate() {
         enlisted.push(Enlisted { participant: branch.participant.into(), name: (at + 1).to_string().parse().ok()? });
     }
     let prepares = enlisted.iter().zip(&branches).map(|(to, branch)| {
         let message = Message {
-            transaction: id,
+            transaction: &id,
             branch: &to.name,
             coordinator: None,
             call: None,
             payload: branch.payload,
-            deadline: Some(deadline),
+            deadline: Some(&deadline),
             remaining_ms: Some(DEADLINE_MS),
         };
         way.send(&to.participant, Call::Prepare, message)
@@ -142,18 +142,19 @@ async fn commit(way: Way, body: &Bytes) -> Option<Answer> {
         }
     }
     let call = if refused { Call::Abort } else { Call::Commit };
+    let (status, state) = if refused { (StatusCode::CONFLICT, "aborted") } else { (StatusCode::OK, "committed") };
+    let answer = json(status, format!(r#"{{"id":"{id}","state":"{state}"}}"#));
     let telling = tell(way, id, told, call);
     if respond == Some("finished") {
         telling.await;
     } else {
         tokio::spawn(telling);
     }
-    let (status, state) = if refused { (StatusCode::CONFLICT, "aborted") } else { (StatusCode::OK, "committed") };
-    Some(json(status, format!(r#"{{"id":"{id}","state":"{state}"}}"#)))
+    Some(answer)
 }
 
-async fn tell(way: Way, transaction: TransactionId, to: Vec<Enlisted>, call: Call) {
-    let way = &way;
+async fn tell(way: Way, transaction: String, to: Vec<Enlisted>, call: Call) {
+    let (way, transaction) = (&way, &*transaction);
     let calls = to.iter().map(|to| {
         let message = Message {
             transaction,

@@ -182,6 +182,9 @@ pub struct Participant {
 pub struct Null {
     #[arg(long)]
     pub listen: SocketAddr,
+    /// Threads that serve.
+    #[arg(long)]
+    pub threads: usize,
 }
 
 /// A load.

@@ -77,10 +77,11 @@ pub async fn run(options: options::Participant) -> Result<(), String> {
     if let Some(store) = &options.store {
         return run_sdk(&options, store).await;
     }
-    let counters = Arc::new(Counters::default());
-    server::serve(options.listen, move |path, body| {
-        let counters = Arc::clone(&counters);
-        async move { answer(&options, &counters, &path, &body).await }
+    let listen = options.listen;
+    let shared = Arc::new((options, Counters::default()));
+    server::serve(listen, move |to, body| {
+        let shared = Arc::clone(&shared);
+        async move { answer(&shared.0, &shared.1, to.path(), &body).await }
     })
     .await
 }
@@ -188,12 +189,12 @@ async fn run_sdk(options: &options::Participant, folder: &Path) -> Result<(), St
             response
         }));
     }
-    let router = calls
-        .layer(middleware::from_fn_with_state(Arc::clone(&counters), count))
+    let calls = calls.layer(middleware::from_fn_with_state(Arc::clone(&counters), count));
+    let router = Router::new()
         .route("/readyz", get(async || "{}"))
         .route("/stats", get(async |State(counters): State<Arc<Counters>>| Json(counters.received())))
-        .with_state(counters);
-    let router: Router = router;
+        .with_state(counters)
+        .merge(calls);
     let listener = tokio::net::TcpListener::bind(options.listen).await;
     let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", options.listen))?;
     axum::serve(listener, router).await.map_err(|error| error.to_string())

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, net::SocketAddr};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header, response::Builder};
+use http::{Request, Response, StatusCode, Uri, header, response::Builder};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -12,10 +12,10 @@ use tokio::net::TcpListener;
 /// What is sent back.
 pub type Answer = Response<Full<Bytes>>;
 
-/// Serves for ever. `answer` gets a request's path and its whole body.
+/// Serves for ever. `answer` gets where a request goes, and its whole body.
 pub async fn serve<F, R>(listen: SocketAddr, answer: F) -> Result<(), String>
 where
-    F: Fn(String, Bytes) -> R + Clone + Send + 'static,
+    F: Fn(Uri, Bytes) -> R + Clone + Send + 'static,
     R: Future<Output = Answer> + Send,
 {
     let listener = TcpListener::bind(listen).await.map_err(|error| format!("cannot listen on {listen}: {error}"))?;
@@ -31,7 +31,7 @@ where
                     Ok(body) => body.to_bytes(),
                     Err(_) => return Ok(json(StatusCode::BAD_REQUEST, "{}")),
                 };
-                Ok::<_, Infallible>(answer(head.uri.path().to_owned(), body).await)
+                Ok::<_, Infallible>(answer(head.uri, body).await)
             }
         });
         tokio::spawn(async move {

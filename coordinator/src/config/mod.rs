@@ -19,7 +19,10 @@ use unanimous_sdk::protocol::ParticipantUrl;
 
 use self::file::File;
 pub use self::settings::{Setting, Settings, Source};
-use crate::telemetry;
+use crate::{
+    bench::{Bench, Part},
+    telemetry,
+};
 
 const YEAR_MS: u64 = 365 * 24 * 3_600_000;
 
@@ -44,6 +47,11 @@ pub enum Command {
     Serve(Serve),
     /// Prints what `serve` would run with, given the same flags, environment and file, and where each value came from.
     Config(Serve),
+    /// Measures this coordinator on this machine, against floors measured in the same run.
+    Bench(Bench),
+    /// The processes of a measurement.
+    #[command(flatten)]
+    BenchPart(Part),
 }
 
 /// How to run the coordinator.

@@ -16,7 +16,7 @@ fn loaded(args: &[&str]) -> Result<Loaded, String> {
 fn serve(args: &[&str]) -> Serve {
     match loaded(args).unwrap().command {
         Command::Config(serve) => serve,
-        other @ Command::Serve(_) => panic!("{other:?}"),
+        other @ (Command::Serve(_) | Command::Bench(_) | Command::BenchPart(_)) => panic!("{other:?}"),
     }
 }
 

@@ -44,6 +44,8 @@ pub(super) struct Delivery {
     /// When it is made again.
     pub(super) next_attempt_at: Option<UnixMillis>,
     failures: u32,
+    /// Whether its present pause, or the call after it, came before its time; then it isn't woken again.
+    woken: bool,
     place: Place,
 }
 
@@ -118,7 +120,7 @@ impl Engine {
             return None;
         }
         delivery.place = Place::UnderWay;
-        delivery.attempts += 1;
+        delivery.attempts = delivery.attempts.saturating_add(1);
         delivery.next_attempt_at = None;
         Some(Message {
             call,
@@ -172,12 +174,17 @@ impl Engine {
                 (heard(call, at, Heard::Error), Some(format!("it knows the higher epoch {epoch}")))
             }
         };
+        // A participant whose failures are over: what else waits for it need not wait its time. (If any good answer would do,
+        // one branch that always fails were called as often as all others together.)
+        let delivery = self.live.get(&id).and_then(|live| live.deliveries.get(at));
+        let was_failing = delivery.is_some_and(|delivery| delivery.call == Some(call) && delivery.failures > 0);
         if let Some(event) = event {
             // What it was about may have ended meanwhile; then there is nothing to be said to it.
             let _ = self.feed(now, id, event);
         }
         match error {
-            None => self.wake(now, participant),
+            None if was_failing => self.wake(now, participant),
+            None => {}
             Some(why) => {
                 if !reached {
                     self.down(now, participant);
@@ -215,15 +222,23 @@ impl Engine {
             lane.wait((id, at, call));
             return;
         }
-        delivery.failures += 1;
+        delivery.failures = delivery.failures.saturating_add(1);
         let pause = pause(delivery.failures, LONGEST_PAUSE_MS, &mut self.random);
         delivery.place = Place::BackingOff(self.timers.set(now.mono + pause, Timer::Retry(id, at)));
         delivery.next_attempt_at = Some(UnixMillis(now.wall.0 + pause));
         lane.backing_off.insert((id, at));
     }
 
+    /// The pause of a branch's call is over, in its time.
+    pub(super) fn retry_in_time(&mut self, now: Now, id: TransactionId, at: usize) {
+        if let Some(delivery) = self.live.get_mut(&id).and_then(|live| live.deliveries.get_mut(at)) {
+            delivery.woken = false;
+        }
+        self.retry(now, id, at);
+    }
+
     /// The pause of a branch's call is over.
-    pub(super) fn retry(&mut self, now: Now, id: TransactionId, at: usize) {
+    fn retry(&mut self, now: Now, id: TransactionId, at: usize) {
         let Some(live) = self.live.get_mut(&id) else { return };
         let participant = live.transaction.branches[at].participant.clone();
         let delivery = &mut live.deliveries[at];
@@ -297,8 +312,12 @@ impl Engine {
     /// A participant answers as it should: everything that waits for it goes out.
     fn wake(&mut self, now: Now, participant: &ParticipantUrl) {
         let Some(lane) = self.lanes.get_mut(participant) else { return };
-        for (id, at) in std::mem::take(&mut lane.backing_off) {
-            self.retry(now, id, at);
+        for (id, at) in lane.backing_off.clone() {
+            let delivery = self.live.get_mut(&id).and_then(|live| live.deliveries.get_mut(at));
+            if let Some(delivery) = delivery.filter(|delivery| !delivery.woken) {
+                delivery.woken = true;
+                self.retry(now, id, at);
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //! Always true: a key is bound in the transaction that exists because of it, in the same log, so it is as durable as what
 //! was told; one key on one path has one body.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use unanimous_sdk::protocol::TransactionId;
 
@@ -28,6 +28,34 @@ impl NewKey {
     }
 }
 
+/// The most keys that are bound in one transaction.
+const MOST_KEYS: usize = 1_000;
+
+/// The keys of transactions that have left for the log, the last of them: who looked there before may have to look again.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    count: u64,
+    last: VecDeque<Arc<str>>,
+}
+
+impl Left {
+    const MOST: usize = 4_096;
+
+    pub(super) fn push(&mut self, key: Arc<str>) {
+        self.count += 1;
+        self.last.push_back(key);
+        if self.last.len() > Self::MOST {
+            self.last.pop_front();
+        }
+    }
+
+    /// Whether one that was begun under this key may have left since there were `seen`.
+    fn has_since(&self, seen: u64, key: &str) -> bool {
+        let since = usize::try_from(self.count - seen).unwrap_or(usize::MAX);
+        since > self.last.len() || self.last.iter().rev().take(since).any(|left| **left == *key)
+    }
+}
+
 /// What a call's key is bound to in this transaction; it is refused if that came with another body.
 pub fn bound_in<'a>(
     transaction: &'a Transaction,
@@ -38,6 +66,7 @@ pub fn bound_in<'a>(
     match transaction.key(&key.text, call) {
         Some(bound) if bound.body == key.body => Ok(Some(bound)),
         Some(_) => Err(Refused::new(Refusal::KeyReused)),
+        None if transaction.keys.len() >= MOST_KEYS => Err(Refused::new(Refusal::TooManyKeys { most: MOST_KEYS })),
         None => Ok(None),
     }
 }
@@ -51,9 +80,14 @@ impl Engine {
         Ok(Some(id))
     }
 
-    /// How many transactions have left for the log: who looked there before may have to look again.
-    pub fn finished(&self) -> u64 {
-        self.finished
+    /// How many transactions that were begun under a key have left for the log.
+    pub fn left(&self) -> u64 {
+        self.left.count
+    }
+
+    /// Whether one that was begun under this key may have left for the log since so many had.
+    pub fn has_left_since(&self, seen: u64, key: &NewKey) -> bool {
+        self.left.has_since(seen, &key.text)
     }
 
     /// What a call's key is bound to in a live transaction.

@@ -4,7 +4,7 @@
 //! [`MOST_BATCHES`] if it takes batches; while no connection can be made, one call at a time is tried. What waits here may have become pointless: whoever takes it
 //! out looks.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use unanimous_sdk::protocol::TransactionId;
 
@@ -66,7 +66,7 @@ pub(super) struct Lane {
     in_flight: Both<usize>,
     waiting: Both<VecDeque<Task>>,
     /// Calls that were not answered and wait for their time to be made again.
-    pub(super) backing_off: HashSet<(TransactionId, usize)>,
+    pub(super) backing_off: BTreeSet<(TransactionId, usize)>,
 }
 
 impl Lane {

@@ -10,11 +10,11 @@ use unanimous_sdk::protocol::{ParticipantUrl, TransactionId};
 use super::{Engine, Refusal, Refused, Service, View};
 use crate::{
     journal::{Find, Tag},
-    transaction::State,
+    transaction::{State, Transaction},
 };
 
 /// How many live transactions are looked at before others get their turn with the engine.
-const AT_ONCE: usize = 1_000;
+const AT_ONCE: usize = 200;
 
 /// Which transactions are wanted; all that is given must fit.
 #[derive(Clone, Debug, Default)]
@@ -39,9 +39,15 @@ impl Filter {
     fn fits(&self, view: &View) -> bool {
         (self.states.is_empty() || self.states.contains(&view.state()))
             && self.heuristic.is_none_or(|wanted| wanted == view.is_heuristic())
-            && self.participants.iter().all(|wanted| view.has_participant(wanted))
-            && self.metadata.iter().all(|(key, value)| view.metadata().get(key) == Some(value))
-            && self.key.as_ref().is_none_or(|key| view.has_key(key))
+            && self.fits_always(view.transaction())
+    }
+
+    /// Whether it fits by what doesn't depend on how far it has come.
+    fn fits_always(&self, transaction: &Transaction) -> bool {
+        let has = |wanted: &ParticipantUrl| transaction.branches.iter().any(|branch| branch.participant == *wanted);
+        self.participants.iter().all(has)
+            && self.metadata.iter().all(|(key, value)| transaction.metadata.get(key) == Some(value))
+            && self.key.as_ref().is_none_or(|wanted| transaction.keys.iter().any(|key| *key.text == **wanted))
     }
 
     /// What the log finds them by.
@@ -69,7 +75,10 @@ impl Engine {
                 return (found, None);
             }
             last = Some(id);
-            found.extend(self.view(id).filter(|view| filter.fits(view)));
+            // What never changes is looked at before anything is copied.
+            if self.live.get(&id).is_some_and(|live| filter.fits_always(&live.transaction)) {
+                found.extend(self.view(id).filter(|view| filter.fits(view)));
+            }
         }
         (found, last)
     }

@@ -1,6 +1,9 @@
 //! What needs both the engine and the log: beginning once under a key, and waiting for what may have finished.
 
-use tokio::sync::oneshot;
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    sync::oneshot,
+};
 use unanimous_sdk::protocol::TransactionId;
 
 use super::{Engine, Milestone, NewKey, Now, Refusal, Refused, Service, View, Waiting, bound_in};
@@ -17,6 +20,14 @@ pub enum Once<R> {
     Before(TransactionId),
 }
 
+/// Reads the log: that may take long, and nothing else must wait for it.
+pub(super) fn blocking<R>(read: impl FnOnce() -> R) -> R {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(read),
+        Ok(_) | Err(_) => read(),
+    }
+}
+
 impl Service {
     /// Does something with the engine unless a transaction was begun under this key already.
     pub fn once<R>(
@@ -27,7 +38,7 @@ impl Service {
         let Some(key) = key else { return self.with(work).map(Once::Done) };
         let mut work = Some(work);
         loop {
-            let live = |engine: &mut Engine, _| Ok((engine.begun_under(key)?, engine.finished()));
+            let live = |engine: &mut Engine, _| Ok((engine.begun_under(key)?, engine.left()));
             let (known, seen) = self.with(live)?;
             if let Some(id) = known {
                 return Ok(Once::Before(id));
@@ -40,7 +51,7 @@ impl Service {
                 if let Some(id) = engine.begun_under(key)? {
                     return Ok(Some(Once::Before(id)));
                 }
-                if engine.finished() != seen {
+                if engine.has_left_since(seen, key) {
                     return Ok(None);
                 }
                 match work.take() {
@@ -67,7 +78,7 @@ impl Service {
             false
         };
         let unreadable = |error: crate::journal::Error| Refused::new(Refusal::Unreadable(error.to_string()));
-        self.0.journal.find(&find, each).map_err(unreadable)?;
+        blocking(|| self.0.journal.find(&find, each)).map_err(unreadable)?;
         found
     }
 

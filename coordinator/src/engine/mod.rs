@@ -46,7 +46,7 @@ pub use self::{
     timers::Instant,
     view::View,
 };
-use self::{delivery::Delivery, gates::Gates, horizon::Horizon, lane::Lane, timers::{TimerKey, Timers}};
+use self::{delivery::Delivery, gates::Gates, horizon::Horizon, keys::Left, lane::Lane, timers::{TimerKey, Timers}};
 use crate::{
     journal::{Entry, Lsn, Progress, Recovered},
     transaction::{Barrier, Call, Command, Event, Heard, Log, NotAllowed, Step, Transaction},
@@ -75,6 +75,9 @@ impl Default for Limits {
         Self { undecided: 100_000, branches: 256 }
     }
 }
+
+/// After so many lazy entries they are made durable even if nothing else is.
+const MOST_UNSYNCED: u64 = 10_000;
 
 /// Something to be done, in the order given.
 #[derive(Debug)]
@@ -144,8 +147,8 @@ pub struct Engine {
     live: HashMap<TransactionId, Live>,
     /// Live transactions by the keys they were begun under.
     keys: HashMap<Arc<str>, TransactionId>,
-    /// How many transactions have finished, and are in the log now.
-    finished: u64,
+    /// The keys under which those were begun that have left for the log lately.
+    left: Left,
     undecided: usize,
     lanes: HashMap<ParticipantUrl, Lane>,
     gates: Gates<Gated>,
@@ -153,6 +156,10 @@ pub struct Engine {
     horizon: Horizon,
     /// The highest transaction id or epoch that was ever minted or logged.
     newest: Uuid,
+    written: Lsn,
+    durable: Lsn,
+    /// The last entry that was forced only to make durable what was before it.
+    checkpointed: Lsn,
     next_lsn: Lsn,
     next_sequence: u64,
     random: StdRng,
@@ -172,17 +179,20 @@ impl Engine {
             epoch: recovered.epoch,
             epochs: recovered.epochs,
             url,
-            retained_since: recovered.created_at,
+            retained_since: recovered.retained_since,
             limits,
             live: HashMap::with_capacity(recovered.live.len()),
             keys: HashMap::new(),
-            finished: 0,
+            left: Left::default(),
             undecided: 0,
             lanes: HashMap::new(),
             gates: Gates::new(),
             timers: Timers::new(),
             horizon: Horizon::new(recovered.highest, recovered.live.iter().map(|(id, _)| *id)),
             newest,
+            written: Lsn(0),
+            durable: Lsn(0),
+            checkpointed: Lsn(0),
             next_lsn: Lsn(1),
             next_sequence: recovered.sequence + 1,
             random: StdRng::from_seed(seed),
@@ -230,7 +240,7 @@ impl Engine {
         while let Some(timer) = self.timers.pop(now.mono) {
             match timer {
                 Timer::Deadline(id) => self.expire(now, id),
-                Timer::Retry(id, at) => self.retry(now, id, at),
+                Timer::Retry(id, at) => self.retry_in_time(now, id, at),
                 Timer::Probe(participant) => self.probe(now, &participant),
             }
         }
@@ -238,9 +248,17 @@ impl Engine {
 
     /// The log has come further.
     pub fn progress(&mut self, now: Now, progress: Progress) {
+        self.written = self.written.max(progress.written);
+        self.durable = self.durable.max(progress.durable);
         self.horizon.durable(progress.durable);
         for gated in self.gates.advance(progress) {
             self.pass(now, gated);
+        }
+        // What changes nothing forces nothing: without this the horizon would stand still, and what waits for it grow.
+        if self.written.0 > self.durable.0.max(self.checkpointed.0) + MOST_UNSYNCED {
+            self.checkpointed = self.next_lsn;
+            self.next_lsn.0 += 1;
+            self.outputs.push(Output::Append(self.checkpointed, Entry::Checkpoint));
         }
     }
 
@@ -293,11 +311,11 @@ impl Engine {
         let step = live.transaction.step(event, &mut log)?;
         (self.next_lsn, self.next_sequence) = (log.next, log.sequence);
         live.deliveries.resize_with(live.transaction.branches.len(), Delivery::default);
-        if was_undecided && !live.transaction.state.is_undecided() {
-            self.undecided -= 1;
-            if let Some(timer) = live.deadline_timer.take() {
-                self.timers.cancel(timer);
-            }
+        if was_undecided
+            && !live.transaction.state.is_undecided()
+            && let Some(timer) = live.deadline_timer.take()
+        {
+            self.timers.cancel(timer);
         }
         let Step::Changed(commands) = step else { return Ok(false) };
         let mut index = live.transaction.records;
@@ -339,6 +357,8 @@ impl Engine {
         match gated {
             Gated::Deliver(task) => self.deliver(now, task),
             Gated::Tell(id) => {
+                // Until here nobody could know that it is decided: while the disk hangs, the limit of undecided ones holds.
+                self.undecided = self.undecided.saturating_sub(1);
                 self.tell(id, Milestone::Decided);
                 self.outputs.extend(self.view(id).map(|view| Output::Decided(Box::new(view))));
             }
@@ -346,11 +366,9 @@ impl Engine {
                 self.tell(id, Milestone::Finished);
                 self.outputs.extend(self.view(id).map(|view| Output::Finished(Box::new(view))));
                 // Its last entry is written: from now on it is found in the log.
-                if let Some(live) = self.live.remove(&id) {
-                    if let Some(key) = live.transaction.begun_under() {
-                        self.keys.remove(&key);
-                    }
-                    self.finished += 1;
+                if let Some(key) = self.live.remove(&id).and_then(|live| live.transaction.begun_under()) {
+                    self.keys.remove(&key);
+                    self.left.push(key);
                 }
             }
             Gated::EndDurable(id) => self.horizon.ended(id),

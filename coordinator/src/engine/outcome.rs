@@ -20,6 +20,8 @@ pub enum Refusal {
     StaleEpoch { present: Epoch },
     /// A vote or an inquiry for another coordinator's log, or an epoch this log never had.
     NotMyLog,
+    /// The transaction has as many keys bound as it may have.
+    TooManyKeys { most: usize },
     /// The key came with another body before.
     KeyReused,
     /// Another coordinator has taken over.

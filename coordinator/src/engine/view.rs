@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Serialize, Serializer, ser::SerializeSeq};
-use unanimous_sdk::protocol::{BranchName, Decision, ParticipantUrl, TransactionId, UnixMillis, Vote};
+use unanimous_sdk::protocol::{BranchName, Decision, TransactionId, UnixMillis, Vote};
 
 use super::Live;
 use crate::transaction::{Branch, BranchState, Decided, Reason, State, Transaction};
@@ -104,21 +104,6 @@ impl View {
         self.transaction.is_heuristic()
     }
 
-    /// Whether one of its branches is this participant's.
-    pub fn has_participant(&self, url: &ParticipantUrl) -> bool {
-        self.transaction.branches.iter().any(|branch| branch.participant == *url)
-    }
-
-    /// What the initiator says of it.
-    pub fn metadata(&self) -> &BTreeMap<String, String> {
-        &self.transaction.metadata
-    }
-
-    /// Whether a call about it came with this key.
-    pub fn has_key(&self, text: &str) -> bool {
-        self.transaction.keys.iter().any(|key| *key.text == *text)
-    }
-
     /// How many branches it has.
     pub fn branches(&self) -> usize {
         self.transaction.branches.len()
@@ -129,9 +114,9 @@ impl View {
         self.transaction.branch(name).map(|(_, branch)| branch.vote)
     }
 
-    /// The transaction itself.
-    pub fn into_transaction(self) -> Transaction {
-        self.transaction
+    /// The transaction itself, with a decision that may not be known yet.
+    pub(super) fn transaction(&self) -> &Transaction {
+        &self.transaction
     }
 
     /// A branch's state, as it was before a decision that may not be known.

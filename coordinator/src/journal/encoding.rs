@@ -61,6 +61,10 @@ pub(super) const COORDINATOR: &[u8] = b"coordinator";
 pub(super) const HIGHEST: &[u8] = b"highest";
 /// The number of the last checkpoint.
 pub(super) const CHECKPOINT: &[u8] = b"checkpoint";
+/// From which time on nothing was dropped by retention.
+pub(super) const RETAINED: &[u8] = b"retained";
+/// Before the numbers of checkpoints; the value is when one was first seen as the last.
+pub(super) const CHECKPOINTS: &[u8] = b"checkpoints/";
 /// The highest epoch by which this coordinator was superseded.
 pub(super) const SUPERSEDED: &[u8] = b"superseded";
 /// Before the epochs under which the log was opened.
@@ -89,6 +93,17 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable>
             Ok((_, more)) => Err(Unreadable::Malformed(format!("{} bytes follow its end", more.len()))),
             Err(error) => Err(Unreadable::Malformed(error.to_string())),
         },
+        [version, ..] => Err(Unreadable::Newer(*version)),
+    }
+}
+
+/// The first part of a value that has several.
+pub(super) fn decode_head<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {
+    match bytes {
+        [] => Err(Unreadable::Empty),
+        [VERSION, body @ ..] => postcard::take_from_bytes(body)
+            .map(|(head, _)| head)
+            .map_err(|error| Unreadable::Malformed(error.to_string())),
         [version, ..] => Err(Unreadable::Newer(*version)),
     }
 }

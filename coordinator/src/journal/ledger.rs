@@ -51,6 +51,7 @@ impl Ledger {
                 changes.extend(tags.map(|tag| Change::Put(Table::Index, tag.row(*id), mark.to_vec())));
                 changes.push(Change::Put(table, encoding::history_key(*id), encode(&**transaction)?));
             }
+            Entry::Checkpoint => self.checkpoint(changes)?,
             Entry::Superseded { epoch, told_by } => {
                 changes.push(Change::Put(Table::Meta, encoding::SUPERSEDED.to_vec(), encode(epoch)?));
                 self.force(Forced::Superseded { epoch: *epoch, told_by: told_by.clone() }, changes)?;

@@ -58,6 +58,8 @@ pub enum Entry {
         /// How it ended. Its `records` say how many there are to be taken away.
         transaction: Arc<Transaction>,
     },
+    /// Makes durable what is before it. Forced.
+    Checkpoint,
     /// Another coordinator has taken over this coordinator's id. Forced.
     Superseded {
         /// Its epoch: if this log is opened again, the next epoch is greater.
@@ -73,7 +75,7 @@ impl Entry {
         match self {
             Self::Record { record, .. } => record.is_forced(),
             Self::Finished { .. } => false,
-            Self::Superseded { .. } => true,
+            Self::Checkpoint | Self::Superseded { .. } => true,
         }
     }
 }
@@ -104,6 +106,8 @@ pub struct Recovered {
     pub epochs: BTreeSet<Epoch>,
     /// When the log was created.
     pub created_at: UnixMillis,
+    /// From which time on nothing was dropped by retention: an id of a later time that isn't known never was.
+    pub retained_since: UnixMillis,
     /// The highest transaction id ever logged; nil if there was none.
     pub highest: TransactionId,
     /// The sequence of the last decision; 0 if there was none.

@@ -48,6 +48,7 @@ pub(super) struct Found {
     pub(super) ledger: Ledger,
     epochs: BTreeSet<Epoch>,
     superseded: Option<Epoch>,
+    retained: UnixMillis,
     pub(super) live: Vec<(TransactionId, Transaction)>,
 }
 
@@ -83,6 +84,7 @@ pub(super) fn read(tables: &impl Tables, coordinator: CoordinatorId, mark: Tip, 
         ledger: Ledger { tip, sequence, highest, unverified, late_ms: DEFAULT_LATE_MS },
         epochs: epochs(tables)?,
         superseded: meta(tables, encoding::SUPERSEDED)?,
+        retained: meta(tables, encoding::RETAINED)?.unwrap_or_default(),
         live: live(tables)?,
     })
 }
@@ -106,6 +108,7 @@ impl Found {
             epoch,
             epochs: self.epochs,
             created_at: identity.created_at,
+            retained_since: self.retained.max(identity.created_at),
             highest: self.ledger.highest,
             sequence: self.ledger.sequence,
             live: self.live,

@@ -124,11 +124,11 @@ impl Opened {
 }
 
 impl RocksDb {
-    /// Drops what finished longer ago than `keep`, and says from which time on everything is still there. What was left
-    /// to an operator stays. May take long.
-    pub fn retain(&self, keep: Duration, now: UnixMillis) -> Result<UnixMillis, Error> {
+    /// Drops what finished longer ago than `keep`. Before anything goes, `before` hears from which time on everything
+    /// will still be there. What was left to an operator stays. May take long.
+    pub fn retain(&self, keep: Duration, now: UnixMillis, before: impl FnOnce(UnixMillis)) -> Result<(), Error> {
         let mut retention = self.retention.lock().unwrap_or_else(PoisonError::into_inner);
-        retention.pass(&self.database, keep, now)
+        retention.pass(&self.database, keep, now, before)
     }
 
     /// What writing has cost so far.

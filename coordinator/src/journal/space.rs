@@ -44,7 +44,8 @@ struct Room {
 
 impl Room {
     fn of(path: &Path) -> Result<Self, Error> {
-        let found = statvfs(path).map_err(|errno| Error::io("find out how much room there is in", path)(errno.into()))?;
+        let found =
+            statvfs(path).map_err(|errno| Error::io("find out how much room there is in", path)(errno.into()))?;
         if found.f_blocks == 0 {
             // It doesn't say, as some file systems on a network don't.
             return Ok(Self { total: u64::MAX, free: u64::MAX });

@@ -142,7 +142,7 @@ impl Http {
         match self.post(request, name(message.call), &body, traceparent, MAX_ANSWER_BYTES).await {
             Err(attempt) => (attempt, None),
             Ok(response) => {
-                let attempt = match self.stale(response.status, &response.body) {
+                let attempt = match self.stale(response.status, response.content_type.as_deref(), &response.body) {
                     Some(epoch) => Attempt::Stale(epoch),
                     None => read(message.call, response.status, response.content_type.as_deref(), &response.body),
                 };
@@ -161,7 +161,7 @@ impl Http {
             Err(attempt) => return (all(attempt), None),
         };
         let Response { status, content_type, offer, body } = response;
-        if let Some(epoch) = self.stale(status, &body) {
+        if let Some(epoch) = self.stale(status, content_type.as_deref(), &body) {
             return (all(Attempt::Stale(epoch)), offer);
         }
         if let 404 | 405 | 415 | 501 = status {
@@ -209,8 +209,8 @@ impl Http {
     }
 
     /// The higher epoch of this very coordinator that a 412 names.
-    fn stale(&self, status: u16, body: &[u8]) -> Option<Epoch> {
-        if status != 412 {
+    fn stale(&self, status: u16, content_type: Option<&str>, body: &[u8]) -> Option<Epoch> {
+        if status != 412 || !is_json(content_type) {
             return None;
         }
         let stale: StaleEpoch = serde_json::from_slice(body).ok()?;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Error, Info, Outcome, Transaction,
-    calls::{Calls, Repeat, expect, outcome},
+    calls::{Calls, expect, outcome},
 };
 use crate::protocol::{BranchName, ParticipantUrl};
 
@@ -108,27 +108,27 @@ impl Begin {
         Ok(Value::Object(body))
     }
 
-    /// Begins it. Safe to repeat: one that was begun in vain is aborted at its deadline.
+    /// Begins it. One that is begun in vain is aborted at its deadline.
     ///
     /// Errors: [`Error`].
     pub async fn start(mut self) -> Result<Transaction, Error> {
         // It matters with the commit only.
         self.body.remove("respond");
         let body = self.body()?;
-        let answer = self.calls.post("", &body, Repeat::Same, false).await?;
+        let answer = self.calls.post("", &body, false).await?;
         let info: Info = expect("begin", &[200, 201], &answer)?;
         Ok(Transaction::new(self.calls, info.id))
     }
 
-    /// Begins it and commits the branches given, in one call.
+    /// Begins it and commits the branches given, in one call. A lost answer is asked for again: it runs once.
     ///
-    /// Errors: [`Error::Unknown`] if the answer was lost: then nobody here can tell whether it ran, and repeating the
-    /// call could run it twice. Where that matters, use [`Begin::start`] and [`Transaction::commit`], which can be
-    /// repeated for ever. Others: [`Error`].
+    /// Errors: [`Error::Unknown`] if the coordinator couldn't be reached again in time after that: then nobody here can
+    /// tell whether it ran, and to begin another one could do the work twice. Where that matters, use [`Begin::start`]
+    /// and [`Transaction::commit`], which can be repeated for ever. Others: [`Error`].
     pub async fn commit(mut self) -> Result<Outcome, Error> {
         let mut body = self.body()?;
         body["commit"] = true.into();
-        let answer = self.calls.post("", &body, Repeat::Twice, true).await?;
+        let answer = self.calls.post("", &body, true).await?;
         outcome("commit", &answer)
     }
 }

@@ -1,7 +1,7 @@
-//! Calls to the coordinator, repeated where that is safe.
+//! Calls to the coordinator, repeated until they are answered.
 //!
-//! Always true: each call has an Idempotency-Key of its own, which its repeats carry; a call whose repeat could do its
-//! work twice is repeated only if it is certain that it was not carried out: no connection was made, or the coordinator
+//! Always true: each call has an Idempotency-Key of its own, which its repeats carry: whatever was lost on the way, it is
+//! carried out once. "Nothing was done" is said only if that is certain: no connection was ever made, or the coordinator
 //! itself said 503.
 
 use std::time::Duration;
@@ -15,17 +15,6 @@ use crate::{
     http::{Backoff, explain, read},
     protocol::{ParticipantUrl, Problem, ProblemType},
 };
-
-/// Whether coordinators take the same Idempotency-Key for the same call. Once they do, every call may be repeated.
-const KEYS_ARE_SERVED: bool = false;
-
-/// Whether a repeat of a call is the same as the call.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Repeat {
-    Same,
-    /// It could do its work twice.
-    Twice,
-}
 
 #[derive(Debug)]
 pub(super) struct Calls {
@@ -44,13 +33,13 @@ impl Calls {
 
     pub(super) async fn get(&self, path: &str) -> Result<Answer, Error> {
         let url = self.url(path);
-        self.send(format!("GET {url}"), Repeat::Same, || self.http.get(&url)).await
+        self.send(format!("GET {url}"), || self.http.get(&url)).await
     }
 
     /// Posts; `waits` for a decision as long as the options say.
-    pub(super) async fn post(&self, path: &str, body: &Value, repeat: Repeat, waits: bool) -> Result<Answer, Error> {
+    pub(super) async fn post(&self, path: &str, body: &Value, waits: bool) -> Result<Answer, Error> {
         let (url, key) = (self.url(path), uuid::Uuid::now_v7().to_string());
-        self.send(format!("POST {url}"), repeat, || {
+        self.send(format!("POST {url}"), || {
             let request = self.http.post(&url).header("idempotency-key", &key).json(body);
             if waits {
                 let wait = self.options.wait.as_secs().min(300);
@@ -62,12 +51,7 @@ impl Calls {
         .await
     }
 
-    async fn send(
-        &self,
-        call: String,
-        repeat: Repeat,
-        request: impl Fn() -> reqwest::RequestBuilder,
-    ) -> Result<Answer, Error> {
+    async fn send(&self, call: String, request: impl Fn() -> reqwest::RequestBuilder) -> Result<Answer, Error> {
         let (until, mut pauses) = (Instant::now() + self.options.retry_for, Backoff::default());
         // Once an answer was lost, no later refusal to connect makes it certain that nothing was done.
         let mut lost = false;
@@ -88,8 +72,7 @@ impl Calls {
                 Err(error) => (explain(&error), error.is_connect()),
             };
             lost |= !is_certain;
-            let may_repeat = !lost || repeat == Repeat::Same || KEYS_ARE_SERVED;
-            if !may_repeat || Instant::now() >= until {
+            if Instant::now() >= until {
                 return Err(if lost { Error::Unknown { call, why } } else { Error::Unreachable { call, why } });
             }
             tokio::time::sleep(pauses.next()).await;

@@ -1,7 +1,7 @@
 //! The initiator: begins transactions, has work enlisted in them, and learns how they end.
 //!
-//! Always true: `Ok` of a commit is an [`Outcome`] to be looked at, never "it is done"; what may have been carried out is
-//! repeated only where a repeat is the same; what can't be known is said to be unknown.
+//! Always true: `Ok` of a commit is an [`Outcome`] to be looked at, never "it is done"; a call that is repeated is carried
+//! out once; what can't be known is said to be unknown.
 
 mod builder;
 mod calls;
@@ -38,7 +38,8 @@ pub enum Error {
     /// The coordinator couldn't be reached for as long as the client tries. The call was not carried out.
     #[error("{call}: the coordinator can't be reached: {why}; nothing was done, try again")]
     Unreachable { call: String, why: String },
-    /// The call may have been carried out, or not: its answer was lost.
+    /// The call may have been carried out, or not: its answer was lost, and the coordinator couldn't be asked again for as
+    /// long as the client tries.
     #[error(
         "{call}: the answer was lost ({why}), so it is not known whether it was carried out; list the coordinator's \
          transactions, by metadata you gave, before you do it again"
@@ -59,7 +60,8 @@ pub enum Error {
 pub struct ClientOptions {
     /// How long a commit may take to answer before it is [`Outcome::Undecided`]. Whole seconds, at most 300. Default: 60 s.
     pub wait: Duration,
-    /// For how long a call is repeated while the coordinator can't be reached or isn't ready. Default: 30 s.
+    /// For how long a call is repeated while the coordinator can't be reached, isn't ready or its answer is lost. Default:
+    /// 30 s.
     pub retry_for: Duration,
 }
 

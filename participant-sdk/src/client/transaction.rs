@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     Error, Info, Outcome,
     builder::branch,
-    calls::{Calls, Repeat, expect, outcome},
+    calls::{Calls, expect, outcome},
 };
 use crate::protocol::{BranchName, EnlistAnswer, TRANSACTION_HEADER, TransactionId};
 
@@ -72,7 +72,7 @@ impl Transaction {
         payload: &(impl Serialize + ?Sized),
     ) -> Result<EnlistAnswer, Error> {
         let body = branch(Some(name), participant, payload)?;
-        let answer = self.calls.post(&format!("/{}/branches", self.id), &body, Repeat::Same, false).await?;
+        let answer = self.calls.post(&format!("/{}/branches", self.id), &body, false).await?;
         expect("enlist", &[200, 201], &answer)
     }
 
@@ -80,7 +80,7 @@ impl Transaction {
     ///
     /// Errors: [`Error`]. After one, the transaction may have either outcome: ask again.
     pub async fn commit(&self) -> Result<Outcome, Error> {
-        let answer = self.calls.post(&format!("/{}/commit", self.id), &json!({}), Repeat::Same, true).await?;
+        let answer = self.calls.post(&format!("/{}/commit", self.id), &json!({}), true).await?;
         outcome("commit", &answer)
     }
 
@@ -89,7 +89,7 @@ impl Transaction {
     /// Errors: as for [`Transaction::commit`].
     pub async fn commit_and_finish(&self) -> Result<Outcome, Error> {
         let body = json!({ "respond": "finished" });
-        let answer = self.calls.post(&format!("/{}/commit", self.id), &body, Repeat::Same, true).await?;
+        let answer = self.calls.post(&format!("/{}/commit", self.id), &body, true).await?;
         outcome("commit", &answer)
     }
 
@@ -98,7 +98,7 @@ impl Transaction {
     /// Errors: as for [`Transaction::commit`].
     pub async fn abort(&self, reason: &str) -> Result<Outcome, Error> {
         let body = json!({ "reason": reason });
-        let answer = self.calls.post(&format!("/{}/abort", self.id), &body, Repeat::Same, false).await?;
+        let answer = self.calls.post(&format!("/{}/abort", self.id), &body, false).await?;
         outcome("abort", &answer)
     }
 

@@ -25,6 +25,9 @@ use crate::{
 /// How long a call waits for the application. Shorter than a coordinator does, so that it hears why.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 
+/// The same where the answers to others wait with it: who isn't done by then is to be asked for again.
+const ANSWER_MANY_WITHIN: Duration = Duration::from_secs(2);
+
 type WorkOf<P> = <<P as Participant>::Store as Store>::Work;
 
 pub(crate) struct Desk<P: Participant> {
@@ -117,7 +120,7 @@ impl<P: Participant> Inner<P> {
         mut work: Option<WorkOf<P>>,
         how: How,
     ) -> Result<Step, Stuck> {
-        let until = Instant::now() + ANSWER_WITHIN;
+        let until = Instant::now() + if how.is_one_of_many { ANSWER_MANY_WITHIN } else { ANSWER_WITHIN };
         loop {
             match self.step(&event, work.take(), &how)? {
                 Next::Answer(step) | Next::Opened(step) => return Ok(step),

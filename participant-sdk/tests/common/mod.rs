@@ -33,6 +33,14 @@ pub struct Bank {
     pub panics: AtomicU32,
     /// Prepares of the account "slow" take one of these.
     pub gate: Semaphore,
+    /// The `traceparent`s that calls came with.
+    pub traces: std::sync::Mutex<Vec<String>>,
+}
+
+impl Bank {
+    fn trace(&self, branch: &BranchContext) {
+        self.traces.lock().unwrap().extend(branch.traceparent().map(str::to_owned));
+    }
 }
 
 impl Default for Bank {
@@ -45,6 +53,7 @@ impl Default for Bank {
             failing_commits: zero(),
             panics: zero(),
             gate: Semaphore::new(0),
+            traces: std::sync::Mutex::default(),
         }
     }
 }
@@ -59,6 +68,7 @@ impl Participant for Bank {
 
     async fn prepare(&self, branch: &BranchContext, work: &mut Work) -> Result<Vote, Refusal> {
         self.prepares.fetch_add(1, Ordering::SeqCst);
+        self.trace(branch);
         assert!(!take_one(&self.panics), "told to panic");
         let (account, cents): (String, i64) = branch.payload()?;
         if account == "slow" {
@@ -74,7 +84,8 @@ impl Participant for Bank {
         Ok(if cents == 0 { Vote::ReadOnly } else { Vote::Prepared })
     }
 
-    async fn commit(&self, _: &BranchContext) -> Result<(), Retry> {
+    async fn commit(&self, branch: &BranchContext) -> Result<(), Retry> {
+        self.trace(branch);
         self.commits.fetch_add(1, Ordering::SeqCst);
         if take_one(&self.failing_commits) { Err("told to fail".into()) } else { Ok(()) }
     }
@@ -131,6 +142,27 @@ impl Served {
         let response = self.http.post(format!("{}/{call}", self.url)).json(message).send().await.unwrap();
         let status = response.status().as_u16();
         (status, response.json().await.unwrap())
+    }
+
+    /// A message of a batch: what `message` is alone, and a call.
+    pub fn in_batch(call: &str, mut message: Value) -> Value {
+        message.as_object_mut().unwrap().remove("coordinator");
+        message["call"] = call.into();
+        message
+    }
+
+    pub fn batch_body(&self, messages: &[Value]) -> Value {
+        json!({ "coordinator": self.message(0)["coordinator"], "messages": messages })
+    }
+
+    /// What each message of a batch is answered.
+    pub async fn batch(&self, messages: &[Value]) -> Vec<(u16, Value)> {
+        let (status, body) = self.post("batch", &self.batch_body(messages)).await;
+        assert_eq!(status, 200, "{body}");
+        let answers = body["answers"].as_array().unwrap();
+        assert_eq!(answers.len(), messages.len(), "{body}");
+        let status = |answer: &Value| u16::try_from(answer["status"].as_u64().unwrap()).unwrap();
+        answers.iter().map(|answer| (status(answer), answer["body"].clone())).collect()
     }
 
     pub async fn prepare(&self, n: u32, account: &str, cents: i64) -> (u16, Value) {
@@ -199,6 +231,8 @@ pub async fn reopen(folder: &std::path::Path) -> KvStore {
 #[derive(Clone, Default)]
 pub struct Fake {
     pub asked: Arc<std::sync::Mutex<Vec<String>>>,
+    /// The Idempotency-Key of each.
+    pub keys: Arc<std::sync::Mutex<Vec<String>>>,
     /// Answers, first to last; the last one is given again and again.
     answers: Arc<std::sync::Mutex<Vec<(u16, Value)>>>,
     /// The same for inquiries.
@@ -214,6 +248,8 @@ impl Fake {
         let answer = move |request: axum::extract::Request| async move {
             let (parts, body) = request.into_parts();
             let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+            let key = parts.headers.get("idempotency-key").map(|key| key.to_str().unwrap().to_owned());
+            fake.keys.lock().unwrap().push(key.unwrap_or_default());
             fake.asked.lock().unwrap().push(format!(
                 "{} {} {}",
                 parts.method,

@@ -36,8 +36,8 @@ fn while_the_disk_is_full_what_is_under_way_is_voted_on_decided_and_finished() {
     let me = world.engine.coordinator();
     let named = CoordinatorRef { id: me.id, epoch: me.epoch };
     world.engine.vote(world.now, first, name("a"), Vote::Prepared, &named, None).unwrap();
-    let _ = world.commit(first);
-    let _ = world.abort(second);
+    drop(world.commit(first));
+    drop(world.abort(second));
     for _ in 0..2 {
         world.answer_all(yes);
         world.log();
@@ -58,7 +58,7 @@ fn while_the_disk_is_full_a_repeat_has_its_answer() {
     let other = Enlist { participant: url("another"), ..enlist("a") };
     let conflict = world.engine.enlist(world.now, open, other).unwrap_err().why;
     assert!(matches!(conflict, Refusal::NotAllowed(NotAllowed::BranchConflict(_))), "{conflict:?}");
-    let _ = world.abort(open);
+    drop(world.abort(open));
     let late = world.engine.enlist(world.now, open, enlist("c")).unwrap_err().why;
     assert!(matches!(late, Refusal::NotAllowed(NotAllowed::NotActive)), "no room would help: {late:?}");
 }

@@ -89,18 +89,42 @@ fn what_finished_long_ago_is_dropped_and_what_was_never_acknowledged_stays() {
     let all = Find { groups: vec![vec![Tag::state(State::Committed)]], ..Find::default() };
     assert_eq!(found(&log.journal, &all), [9_000_000, 3, 2, 1, 0].map(story::id));
 
-    let since = log.journal.retain(keep, UnixMillis(begun_ms(1_500_000))).unwrap();
-    assert_eq!(since, UnixMillis(begun_ms(440_000)), "1,000 s ago, and a minute for what ended late");
+    let mut heard = None;
+    log.journal.retain(keep, UnixMillis(begun_ms(1_500_000)), |since| heard = Some(since)).unwrap();
+    assert_eq!(heard, Some(UnixMillis(begun_ms(440_000))), "1,000 s ago, and a minute for what ended late");
     assert_eq!(found(&log.journal, &all), [9_000_000, 2, 1].map(story::id));
     assert!(log.journal.finished(story::id(0)).unwrap().is_none());
     assert!(log.journal.finished(story::id(2)).unwrap().is_some());
 
-    log.journal.retain(keep, UnixMillis(begun_ms(6_500_000))).unwrap();
+    log.journal.retain(keep, UnixMillis(begun_ms(6_500_000)), |_| ()).unwrap();
     assert_eq!(found(&log.journal, &all), [9_000_000, 1].map(story::id));
-    log.journal.retain(keep, UnixMillis(begun_ms(90_000_000))).unwrap();
+    log.journal.retain(keep, UnixMillis(begun_ms(90_000_000)), |_| ()).unwrap();
     assert_eq!(found(&log.journal, &all), [story::id(1)], "until an operator removes it");
     let nothing_more = Find::default();
     assert_eq!(found(&log.journal, &nothing_more), [story::id(1)]);
+    drop(log);
+    // After a restart, with a longer time to keep, what is gone is still said to be gone.
+    let log = Log::open(dir.path()).unwrap();
+    let mut heard = None;
+    log.journal.retain(keep * 1000, UnixMillis(begun_ms(90_000_000)), |since| heard = Some(since)).unwrap();
+    assert_eq!(heard, Some(UnixMillis(begun_ms(88_940_000))));
+}
+
+#[test]
+fn the_forced_record_of_a_decision_that_is_still_being_told_is_never_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    // The last transaction is decided and has one acknowledgement; nothing is finished.
+    let entries: Vec<_> = story::story(4).into_iter().take(20).collect();
+    story::write(dir.path(), &entries);
+    let keep = Duration::from_secs(10);
+    for minutes in 0..4 {
+        let log = Log::open(dir.path()).unwrap();
+        assert_eq!(log.recovered.live.len(), 4);
+        log.journal.retain(keep, UnixMillis(story::NOW.0 + minutes * 60_000), |_| ()).unwrap();
+        log.journal.retain(keep, UnixMillis(story::NOW.0 + minutes * 60_000 + 30_000), |_| ()).unwrap();
+        log.journal.close().unwrap();
+    }
+    crate::journal::rocks::verify(dir.path()).unwrap();
 }
 
 #[test]
@@ -113,8 +137,8 @@ fn forced_records_before_an_old_checkpoint_are_dropped_and_the_log_still_opens()
     open().journal.close().unwrap();
     let log = open();
     let keep = Duration::from_secs(10);
-    log.journal.retain(keep, story::NOW).unwrap();
-    log.journal.retain(keep, UnixMillis(story::NOW.0 + 60_000)).unwrap();
+    log.journal.retain(keep, story::NOW, |_| ()).unwrap();
+    log.journal.retain(keep, UnixMillis(story::NOW.0 + 60_000), |_| ()).unwrap();
     let sequence = log.recovered.sequence;
     drop(log);
     let report = crate::journal::rocks::verify(dir.path()).unwrap();

@@ -131,7 +131,7 @@ impl View {
                     records.remove(id);
                     view.finished.insert(*id, (**transaction).clone());
                 }
-                Entry::Superseded { .. } => {}
+                Entry::Checkpoint | Entry::Superseded { .. } => {}
             }
         }
         view.live = records.into_iter().map(|(id, records)| (id, Transaction::replay(records).unwrap())).collect();

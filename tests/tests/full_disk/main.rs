@@ -1,16 +1,11 @@
 //! A disk that runs full under the log: new work is refused, what is under way is carried through, nothing that was told
 //! is contradicted, and new work is taken again as soon as there is room.
 //!
-//! Always true: the disk is a small file system of its own (ext4 in a file where that may be mounted, and one in memory),
-//! mounted where only this test sees it, so that nothing stays mounted however the test ends. Where a test may mount
-//! nothing at all, it says so and is skipped.
+//! Always true: the disk is a small file system of the test's own.
+
+mod disk;
 
 use std::{
-    env, fs,
-    io::{self, Write},
-    os::unix::fs::symlink,
-    path::PathBuf,
-    process::{Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -20,134 +15,16 @@ use std::{
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use unanimous_tests::{
     api::{Answer, Api},
     coordinator::Coordinator,
     history::{Attempt, History, Told},
-    participant::Participant,
+    participant::{Act, Call, Participant},
     wait,
 };
 
-/// Set inside the mount namespace of a test: a file that shows that the test has run there.
-const INSIDE: &str = "UNANIMOUS_TEST_HAS_OWN_MOUNTS";
-
-/// Ways to get mounts of one's own: as root, and as anybody.
-const WAYS: [&[&str]; 2] = [&["--mount"], &["--user", "--map-root-user", "--mount"]];
-
-/// Visible although the test passes.
-fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
-}
-
-fn succeeds(command: &mut Command) -> bool {
-    command.output().is_ok_and(|output| output.status.success())
-}
-
-/// Runs the test of this name, which is the present one, on each kind of disk there is here.
-fn on_each_disk(test: &str, megabytes: u64, run: impl AsyncFn(Disk)) {
-    if let Some(seen) = env::var_os(INSIDE) {
-        fs::write(seen, "").expect("a file can be written");
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
-        let disks: Vec<Disk> = ["ext4", "tmpfs"].iter().filter_map(|kind| Disk::mount(kind, megabytes)).collect();
-        assert!(!disks.is_empty(), "a file system in memory could be mounted a moment ago");
-        for disk in disks {
-            println!("on {}", disk.kind);
-            runtime.block_on(run(disk));
-        }
-        return;
-    }
-    let home = tempfile::tempdir().expect("a folder can be made");
-    let may_mount = |way: &&&[&str]| {
-        let mut mount = Command::new("unshare");
-        mount.args(**way).args(["mount", "-t", "tmpfs", "-o", "size=1m", "none"]).arg(home.path());
-        succeeds(&mut mount)
-    };
-    let Some(way) = WAYS.iter().find(may_mount) else {
-        return say(&format!("test {test}: SKIPPED, nothing may be mounted here, not even as `unshare --user`"));
-    };
-    let seen = home.path().join("seen");
-    let mut inside = Command::new("unshare");
-    inside.args(*way).arg(env::current_exe().expect("a test knows where it is"));
-    let inside = inside.args(["--exact", test, "--nocapture"]).env(INSIDE, &seen).stderr(Stdio::inherit());
-    let ended = inside.output().expect("unshare runs");
-    // Not as it stands: what counts the results of test programs would take it for one.
-    let said = String::from_utf8_lossy(&ended.stdout).replace('\n', "\n  | ");
-    assert!(ended.status.success(), "it failed in its own mount namespace:{said}");
-    assert!(seen.exists(), "there is no test {test}:{said}");
-}
-
-/// A small file system.
-struct Disk {
-    kind: &'static str,
-    home: TempDir,
-}
-
-impl Disk {
-    fn mount(kind: &'static str, megabytes: u64) -> Option<Self> {
-        let home = tempfile::tempdir().expect("a folder can be made");
-        let (image, at) = (home.path().join("image"), home.path().join("disk"));
-        fs::create_dir(&at).expect("a folder can be made");
-        let mut mount = Command::new("mount");
-        if kind == "ext4" {
-            let file = fs::File::create(&image).expect("a file can be made");
-            file.set_len(megabytes << 20).expect("a file can have holes");
-            let made = succeeds(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image));
-            mount.args(["-o", "loop"]).arg(&image).arg(&at);
-            if !made || !succeeds(&mut mount) {
-                say("no ext4 can be made and mounted here: tried in memory alone");
-                return None;
-            }
-        } else {
-            mount.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "none"]).arg(&at);
-            if !succeeds(&mut mount) {
-                return None;
-            }
-        }
-        Some(Self { kind, home })
-    }
-
-    fn path(&self) -> PathBuf {
-        self.home.path().join("disk")
-    }
-
-    /// Fills it up to the last byte.
-    fn fill(&self, name: &str) {
-        let mut file = fs::File::create(self.path().join(name)).expect("a file can be made");
-        for size in [1 << 20, 4096, 1] {
-            let chunk = vec![7; size];
-            while file.write_all(&chunk).is_ok() {}
-        }
-        let _ = file.sync_all();
-    }
-
-    fn free(&self, name: &str) {
-        fs::remove_file(self.path().join(name)).expect("a file can be removed");
-    }
-
-    /// Puts a coordinator's data folder there, which is new.
-    async fn take(&self, coordinator: &mut Coordinator) {
-        coordinator.kill();
-        fs::remove_dir_all(coordinator.data()).expect("a folder can be removed");
-        let data = self.path().join("data");
-        fs::create_dir(&data).expect("a folder can be made");
-        symlink(data, coordinator.data()).expect("a link can be made");
-    }
-
-    async fn with_coordinator(&self) -> Coordinator {
-        let mut coordinator = Coordinator::start().await;
-        self.take(&mut coordinator).await;
-        coordinator.restart().await;
-        coordinator
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        succeeds(Command::new("umount").arg("--lazy").arg(self.path()));
-    }
-}
+use self::disk::on_each_disk;
 
 fn branches(participant: &Participant) -> Value {
     json!([{ "participant": participant.url(), "branch": "a", "payload": { "work": 1 } }])
@@ -160,11 +37,13 @@ fn begin(participant: &Participant, metadata: &Value) -> Value {
 
 /// Waits until new work is refused because the disk is full.
 async fn refused(api: &Api) -> Answer {
-    wait::until("new work is refused", async || {
-        let answer = api.post("/v1/transactions", &json!({})).await;
-        (answer.status != 201).then_some(answer)
-    })
-    .await
+    wait::until("new work is refused", async || refusal(api).await).await
+}
+
+/// What new work is answered, if it isn't taken.
+async fn refusal(api: &Api) -> Option<Answer> {
+    let answer = api.post("/v1/transactions", &json!({})).await;
+    (answer.status != 201).then_some(answer)
 }
 
 fn assert_disk_full(answer: &Answer) {
@@ -224,14 +103,14 @@ impl Clients {
                 while !stop.load(Ordering::Relaxed) {
                     match api.try_post("/v1/transactions", &body).await {
                         Ok(answer) if answer.status == 200 => tally.note(answer.text("id"), Some(&answer)),
-                        Ok(answer) if answer.status == 503 => tokio::time::sleep(Duration::from_millis(20)).await,
-                        Ok(other) => panic!("neither done nor refused: {other:?}"),
-                        Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                        Ok(answer) if answer.status != 503 => panic!("neither done nor refused: {answer:?}"),
+                        Ok(_) | Err(_) => {}
                     }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             })
         };
-        Self { tasks: (0..8).map(task).collect(), stop }
+        Self { tasks: (0..4).map(task).collect(), stop }
     }
 
     async fn end(self) {
@@ -258,8 +137,12 @@ fn on_a_full_disk_new_work_is_refused_and_what_is_under_way_is_carried_through()
         let first = api.post_with("/v1/transactions", &key, &body).await.expect(201);
         let clients = Clients::start(&api, &participant, &tally);
         wait::until_so("clients have committed", async || tally.committed() >= 50).await;
-        disk.fill("filler");
-        assert_disk_full(&refused(&api).await);
+        // What the log itself had no more use for may have come free behind the filler.
+        let full = wait::until("new work is refused", async || {
+            disk.fill();
+            refusal(&api).await
+        });
+        assert_disk_full(&full.await);
 
         let new = json!({ "participant": participant.url(), "branch": "b", "payload": {} });
         assert_disk_full(&api.enlist(&open[0], &new).await);
@@ -286,7 +169,7 @@ fn on_a_full_disk_new_work_is_refused_and_what_is_under_way_is_carried_through()
         for id in &open[20..] {
             assert_eq!(api.finished(id).await["state"], "aborted", "what wasn't decided is aborted");
         }
-        disk.free("filler");
+        disk.free();
         works_again(&api, &participant).await;
         clients.end().await;
         tally.assert_kept(&api).await;
@@ -308,14 +191,14 @@ fn a_disk_that_is_full_to_the_last_byte_at_once_stops_nothing_that_is_under_way(
             open.push(api.begin(&begin(&participant, &json!({}))).await);
         }
         coordinator.process.signal(Signal::SIGSTOP);
-        disk.fill("filler");
+        disk.fill();
         let commits: Vec<_> = open.iter().map(|id| api.commit_in_background(id)).collect();
         coordinator.process.signal(Signal::SIGCONT);
         for (id, commit) in open.iter().zip(commits) {
             tally.note(id, Some(&commit.await.unwrap().unwrap().expect(200)));
         }
         assert_disk_full(&refused(&api).await);
-        disk.free("filler");
+        disk.free();
         works_again(&api, &participant).await;
         tally.assert_kept(&api).await;
         participant.assert_respected();
@@ -336,17 +219,21 @@ fn with_no_room_left_at_all_the_process_ends_with_a_message_and_keeps_what_it_to
         for _ in 0..600 {
             open.push(api.begin(&body).await);
         }
-        disk.fill("filler");
-        assert_disk_full(&refused(&api).await);
-        // Somebody takes the reserve, too.
-        disk.fill("filler 2");
+        // It ends here already if it is just then writing to a file what it held in memory.
+        let process = &mut coordinator.process;
+        wait::until_so("the reserve is given up", async || {
+            disk.fill();
+            disk.files("data", "RESERVE") == 0 || process.poll().is_some()
+        })
+        .await;
+        // Somebody takes that, too.
+        disk.fill();
         for ids in open.chunks(50) {
             let commits: Vec<_> = ids.iter().map(|id| api.commit_in_background(id)).collect();
             for (id, commit) in ids.iter().zip(commits) {
                 tally.note(id, commit.await.unwrap().ok().as_ref());
             }
         }
-        assert!(tally.committed() > 0, "what was allocated ahead was of use");
         let _ = coordinator.process.ended().await;
         ended_for_want_of_room(&coordinator.log());
 
@@ -361,8 +248,7 @@ fn with_no_room_left_at_all_the_process_ends_with_a_message_and_keeps_what_it_to
             None => coordinator.kill(),
         }
         ended_for_want_of_room(&coordinator.log());
-        disk.free("filler");
-        disk.free("filler 2");
+        disk.free();
         coordinator.restart().await;
         works_again(&api, &participant).await;
         tally.assert_kept(&api).await;
@@ -377,17 +263,43 @@ fn ended_for_want_of_room(log: &str) {
 }
 
 #[test]
+fn a_disk_that_ran_full_behind_a_dead_coordinator_has_room_for_its_start() {
+    let name = "a_disk_that_ran_full_behind_a_dead_coordinator_has_room_for_its_start";
+    on_each_disk(name, 100, async |disk| {
+        let (mut participant, tally) = (Participant::start(), Tally::default());
+        let mut coordinator = disk.with_coordinator().await;
+        let api = coordinator.api.clone();
+        let open = api.begin(&begin(&participant, &json!({}))).await;
+        let decided = api.begin(&begin(&participant, &json!({}))).await;
+        participant.script(|received| if received.call == Call::Commit { Act::Hold } else { Act::Obey });
+        tally.note(&decided, Some(&api.commit(&decided).await.expect(200)));
+        coordinator.kill();
+        participant.down();
+        disk.fill();
+        coordinator.restart().await;
+        assert_disk_full(&refused(&api).await);
+        participant.script(|_| Act::Obey);
+        participant.up();
+        tally.assert_kept(&api).await;
+        assert_eq!(api.finished(&open).await["state"], "aborted");
+        disk.free();
+        works_again(&api, &participant).await;
+        participant.assert_respected();
+    });
+}
+
+#[test]
 fn no_log_is_begun_where_there_is_no_room() {
     on_each_disk("no_log_is_begun_where_there_is_no_room", 64, async |disk| {
         let participant = Participant::start();
         let mut coordinator = Coordinator::start().await;
-        disk.take(&mut coordinator).await;
-        disk.fill("filler");
+        disk.take(&mut coordinator);
+        disk.fill();
         coordinator.spawn_again(None);
         assert_eq!(coordinator.process.ended().await.code(), Some(1));
         let log = coordinator.log();
         assert!(log.contains("No space left on device") && !log.contains("panicked"), "{log}");
-        disk.free("filler");
+        disk.free();
         coordinator.restart().await;
         works_again(&coordinator.api, &participant).await;
     });
@@ -418,6 +330,6 @@ fn a_small_disk_is_not_full_of_what_the_log_itself_allocates() {
             }
         }
         assert!(!coordinator.log().contains("the disk is full"));
-        assert!(disk.path().join("data/RESERVE").exists());
+        assert_eq!(disk.files("data", "RESERVE"), 1);
     });
 }

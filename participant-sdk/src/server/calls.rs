@@ -1,0 +1,137 @@
+//! Carrying a message out, whether it came alone or with others.
+//!
+//! Always true: what a message is answered doesn't depend on what it came with.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    How, Inner, Stuck,
+    answer::{Answer, Fault, LONGEST, Said, shorten_answer},
+    now,
+};
+use crate::{
+    branch::{Call, Event, Lsn, Payload, Refusal, Reply},
+    failpoint,
+    participant::Participant,
+    protocol::{AbortAnswer, BatchCall, BatchMessage, CommitAnswer, Coordinator, PrepareAnswer, Problem, ProblemType},
+};
+
+/// What has come of a message: to be told when the entry `after` is durable.
+pub(super) struct Settled {
+    call: BatchCall,
+    told: Result<Result<Reply, Refusal>, Stuck>,
+    pub(super) after: Lsn,
+}
+
+impl<P: Participant> Inner<P> {
+    /// Carries out a message that came alone.
+    pub(super) async fn obey(
+        self: &Arc<Self>,
+        from: Coordinator,
+        message: BatchMessage<'_>,
+        traceparent: Option<Arc<str>>,
+    ) -> Answer {
+        self.check_coordinator(&from.url)?;
+        let how = How { traceparent, ..How::default() };
+        let settled = self.settle_message(from, message, how).await?;
+        self.durable(settled.after).await.map_err(Fault::from)?;
+        settled.answer()
+    }
+
+    /// Carries a message out, up to where it is to be made durable. The coordinator was looked at before.
+    pub(super) async fn settle_message(
+        self: &Arc<Self>,
+        from: Coordinator,
+        message: BatchMessage<'_>,
+        mut how: How,
+    ) -> Result<Settled, Problem> {
+        let BatchMessage { call, transaction, branch, payload, deadline, remaining_ms, traceparent: _ } = message;
+        let (point, told) = match call {
+            BatchCall::Prepare => {
+                let lacks = |member| {
+                    let what = format!("the prepare is not what is expected: missing field `{member}`");
+                    Problem::new(ProblemType::Malformed, what)
+                };
+                deadline.ok_or_else(|| lacks("deadline"))?;
+                // By what the coordinator says is left, not by the deadline: its clock needn't agree with this one.
+                let remaining_ms = remaining_ms.ok_or_else(|| lacks("remaining_ms"))?;
+                how.remaining = Duration::from_millis(remaining_ms);
+                let payload = payload.map(|text| {
+                    let what = "`payload` has a member twice";
+                    Payload::parse(text.get()).ok_or_else(|| Problem::new(ProblemType::Malformed, what))
+                });
+                ("on-prepare", Call::Prepare { payload: payload.transpose()?, late: remaining_ms == 0, now: now() })
+            }
+            BatchCall::Commit => ("on-commit", Call::Commit),
+            BatchCall::Abort => ("on-abort", Call::Abort),
+        };
+        failpoint::hit(point);
+        let event = Event::Told { from, transaction, branch, call: told };
+        Ok(match self.settle(event, None, how).await {
+            Ok(step) => Settled { call, after: step.after, told: Ok(step.answer) },
+            Err(stuck) => Settled { call, after: Lsn::default(), told: Err(stuck) },
+        })
+    }
+}
+
+impl Settled {
+    /// What is to be told, now that it may be.
+    pub(super) fn answer(self) -> Answer {
+        failpoint::hit(match self.call {
+            BatchCall::Prepare => "before-prepare-answer",
+            BatchCall::Commit => "before-commit-answer",
+            BatchCall::Abort => "before-abort-answer",
+        });
+        let mut answer = self.say();
+        shorten_answer(&mut answer, LONGEST);
+        answer
+    }
+
+    fn say(self) -> Answer {
+        match (self.call, self.told?) {
+            (BatchCall::Prepare, Ok(Reply::Voted(vote))) => Ok(Said::Prepare(PrepareAnswer::Vote(vote))),
+            (BatchCall::Prepare, Ok(Reply::Refused(why))) => {
+                Ok(Said::Prepare(PrepareAnswer::Refused { reason: Some(why) }))
+            }
+            (BatchCall::Commit, Ok(Reply::Committed)) => Ok(Said::Commit(CommitAnswer::Committed)),
+            (BatchCall::Commit, Err(Refusal::IsAborted { why })) => {
+                Ok(Said::Commit(CommitAnswer::HeuristicAbort { detail: Some(why) }))
+            }
+            (BatchCall::Commit, Err(Refusal::UnknownBranch)) => Ok(Said::Commit(CommitAnswer::UnknownBranch)),
+            (BatchCall::Abort, Ok(Reply::Aborted)) => Ok(Said::Abort(AbortAnswer::Aborted)),
+            (BatchCall::Abort, Err(Refusal::IsCommitted)) => {
+                let detail = Some("the branch is committed, and can't be undone".to_owned());
+                Ok(Said::Abort(AbortAnswer::HeuristicCommit { detail }))
+            }
+            (_, Err(Refusal::StaleEpoch { coordinator, epoch })) => {
+                let what =
+                    format!("the coordinator {coordinator} has opened its log again since, under the epoch {epoch}");
+                let problem = Problem::new(ProblemType::StaleEpoch, what);
+                Err(problem.with("epoch", epoch).with("coordinator", coordinator).into())
+            }
+            (_, Err(Refusal::PayloadDiffers)) => Err(Problem::new(
+                ProblemType::Invalid,
+                "`payload` differs from that of the branch's first prepare; nothing was changed",
+            )
+            .into()),
+            // What can't follow from a call. Said, not panicked over: no answer, and the coordinator asks again.
+            (call, other) => {
+                tracing::error!(?call, told = ?other, "the branch machine gave an answer that doesn't belong to the call");
+                Err(Fault::Internal("the participant can't answer this call"))
+            }
+        }
+    }
+}
+
+impl From<Stuck> for Fault {
+    fn from(stuck: Stuck) -> Self {
+        match stuck {
+            Stuck::NotReady(why) => Problem::new(ProblemType::NotReady, why).into(),
+            Stuck::Busy => {
+                let what = "the application is still at work for this branch; ask again";
+                Problem::new(ProblemType::NotReady, what).into()
+            }
+            Stuck::Failed => Self::Internal("the application panicked; its log tells where. Ask again"),
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! The simulated world: one coordinator that is killed and loses its power, three participants that do, a network that
+//! loses, doubles, delays and reorders, clients, and a clock that jumps back.
+//!
+//! Always true, and asserted all the time: what anybody was told of a decision is never contradicted; no branch is
+//! committed whose transaction isn't; no work is published twice.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde_json::value::RawValue;
+use unanimous_coordinator::{
+    engine::{Begin, Engine, Inquiry, Limits, Milestone, Now, Output, View, Waiting},
+    journal::{Journal, Memory, Recovered, memory::Loss},
+    transaction::{Payload, Reason, ReasonCode},
+    transport::{Attempt, Message, Offer, Request, Returned},
+};
+use unanimous_sdk::{
+    branch::State,
+    protocol::{Coordinator, CoordinatorId, Decision, Outcome, ParticipantUrl, TransactionId, UnixMillis, Vote},
+};
+
+use super::node::Node;
+
+const NODES: usize = 3;
+
+/// A request on its way, or being worked on.
+struct Flight {
+    from: Coordinator,
+    request: Request,
+    /// What was answered of each of its messages so far.
+    answers: Vec<Option<Attempt>>,
+    /// How many messages have not been handed over yet.
+    undelivered: Vec<usize>,
+    /// Whether the coordinator that sent it still waits.
+    awaited: bool,
+}
+
+pub struct World {
+    random: StdRng,
+    now: Now,
+    engine: Engine,
+    journal: Memory,
+    nodes: Vec<Node>,
+    flights: BTreeMap<usize, Flight>,
+    sent: usize,
+    /// Old messages that may come again at any time.
+    old: Vec<(usize, Coordinator, Message)>,
+    begun: Vec<TransactionId>,
+    waiting: Vec<(TransactionId, Waiting)>,
+    /// What anybody was told.
+    told: BTreeMap<TransactionId, Decision>,
+    faults: bool,
+    transcript: Vec<String>,
+}
+
+fn url(node: usize) -> ParticipantUrl {
+    format!("http://localhost/{node}").parse().expect("it is a URL")
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let random = StdRng::seed_from_u64(seed);
+        let now = Now { mono: 0, wall: UnixMillis(1_770_000_000_000) };
+        let id = CoordinatorId::from_uuid(uuid::Uuid::from_u128(7));
+        let (journal, recovered) = Memory::create(id, now.wall, 1).expect("a new log");
+        let engine = engine(now, recovered, seed);
+        Self {
+            random,
+            now,
+            engine,
+            journal,
+            nodes: (0..NODES).map(|_| Node::new()).collect(),
+            flights: BTreeMap::new(),
+            sent: 0,
+            old: vec![],
+            begun: vec![],
+            waiting: vec![],
+            told: BTreeMap::new(),
+            faults: true,
+            transcript: vec![],
+        }
+    }
+
+    pub fn transcript(&self) -> &[String] {
+        &self.transcript
+    }
+
+    fn say(&mut self, what: impl FnOnce() -> String) {
+        let at = self.now.mono;
+        self.transcript.push(format!("{at:>7} ms  {}", what()));
+    }
+
+    fn chance(&mut self, percent: u32) -> bool {
+        self.random.random_range(0..100) < percent
+    }
+
+    /// One thing happens.
+    pub fn step(&mut self) {
+        match self.random.random_range(0..100) {
+            0..10 => self.begin(),
+            10..14 => self.ask_for_decision(),
+            14..40 => self.deliver(),
+            40..48 => self.lose(),
+            48..52 => self.again(),
+            52..62 => self.write(),
+            62..72 => self.sync(),
+            72..82 => self.sync_node(),
+            82..88 => self.inquire(),
+            88..96 => self.pass(),
+            96..98 => self.crash_node(),
+            _ => self.crash_coordinator(),
+        }
+        self.carry_out();
+        self.check();
+    }
+
+    fn begin(&mut self) {
+        let branches = self.random.random_range(0..=NODES);
+        let mut given = vec![];
+        for at in 0..branches {
+            let node = self.random.random_range(0..NODES);
+            let text: Box<RawValue> = RawValue::from_string(format!("{{\"n\":{at}}}")).expect("it is JSON");
+            let payload = Payload { text: Arc::from(text), digest: at as u128 };
+            given.push((None, url(node), Some(payload)));
+        }
+        let timeout = Duration::from_millis(self.random.random_range(50..2_000));
+        let begin = Begin { timeout, branches: given, ..Begin::default() };
+        let Ok((view, _)) = self.engine.begin(self.now, begin) else { return };
+        let id = view.id();
+        self.begun.push(id);
+        self.say(|| format!("client: begins {id} with {branches} branches"));
+        if self.chance(85) {
+            let commit = self.engine.commit(self.now, id, Milestone::Decided, None, None);
+            self.waiting.extend(commit.ok().map(|(waiting, _)| (id, waiting)));
+        }
+    }
+
+    /// A client asks for a commit or an abort of a transaction that was begun some time.
+    fn ask_for_decision(&mut self) {
+        let Some(id) = self.any_begun() else { return };
+        let waiting = if self.chance(60) {
+            self.engine.commit(self.now, id, Milestone::Decided, None, None)
+        } else {
+            let reason = Reason { code: ReasonCode::Initiator, detail: None, branch: None };
+            self.engine.abort(self.now, id, reason, None)
+        };
+        self.waiting.extend(waiting.ok().map(|(waiting, _)| (id, waiting)));
+    }
+
+    fn any_begun(&mut self) -> Option<TransactionId> {
+        if self.begun.is_empty() {
+            return None;
+        }
+        let recent = self.begun.len().min(12);
+        let at = self.begun.len() - 1 - self.random.random_range(0..recent);
+        Some(self.begun[at])
+    }
+
+    fn any_flight(&mut self) -> Option<usize> {
+        let count = self.flights.len();
+        if count == 0 {
+            return None;
+        }
+        let at = self.random.random_range(0..count);
+        self.flights.keys().nth(at).copied()
+    }
+
+    /// A message reaches its participant.
+    fn deliver(&mut self) {
+        let Some(ticket) = self.any_flight() else { return };
+        let Some(flight) = self.flights.get_mut(&ticket) else { return };
+        if flight.undelivered.is_empty() {
+            return;
+        }
+        let at = flight.undelivered.swap_remove(self.random.random_range(0..flight.undelivered.len()));
+        let (from, message) = (flight.from.clone(), flight.request.messages[at].clone());
+        let node = node_of(&flight.request.participant);
+        self.hand_over(node, &from, &message, Some(ticket * 64 + at));
+        self.old.push((node, from, message));
+    }
+
+    fn hand_over(&mut self, node: usize, from: &Coordinator, message: &Message, ticket: Option<usize>) {
+        let vote = match self.random.random_range(0..10) {
+            0 => Err("no".to_owned()),
+            1 | 2 => Ok(Vote::ReadOnly),
+            _ => Ok(Vote::Prepared),
+        };
+        self.say(|| format!("node {node}: gets {:?} {}/{}", message.call, message.transaction, message.branch));
+        self.nodes[node].receive(from, message, ticket, vote);
+    }
+
+    /// A request, or its answer, is lost on the way.
+    fn lose(&mut self) {
+        let Some(ticket) = self.any_flight() else { return };
+        let attempt = match self.random.random_range(0..3) {
+            0 => Attempt::Unreachable("refused".into()),
+            1 => Attempt::Silence("silence".into()),
+            _ => Attempt::NoAnswer("dropped".into()),
+        };
+        // Where no connection could be made, nothing was handed over.
+        let reached = self.flights[&ticket].undelivered.len() < self.flights[&ticket].request.messages.len();
+        let attempt = if reached { Attempt::NoAnswer("dropped".into()) } else { attempt };
+        let Some(flight) = self.flights.get_mut(&ticket) else { return };
+        for answer in &mut flight.answers {
+            *answer = Some(attempt.clone());
+        }
+        self.say(|| format!("network: loses request {ticket}"));
+        self.return_flight(ticket);
+    }
+
+    /// An old message comes again.
+    fn again(&mut self) {
+        if self.old.is_empty() {
+            return;
+        }
+        let at = self.random.random_range(0..self.old.len());
+        let (node, from, message) = self.old[at].clone();
+        self.hand_over(node, &from, &message, None);
+    }
+
+    fn write(&mut self) {
+        let progress = self.journal.write_one().expect("it is open");
+        self.engine.progress(self.now, progress);
+    }
+
+    fn sync(&mut self) {
+        let progress = self.journal.sync();
+        self.engine.progress(self.now, progress);
+    }
+
+    fn sync_node(&mut self) {
+        let node = self.random.random_range(0..NODES);
+        self.nodes[node].sync();
+        self.send_answers(node);
+    }
+
+    fn send_answers(&mut self, node: usize) {
+        for (ticket, attempt) in self.nodes[node].answers() {
+            self.say(|| format!("node {node}: answers {attempt:?}"));
+            let Some(ticket) = ticket else { continue };
+            let Some(flight) = self.flights.get_mut(&(ticket / 64)) else { continue };
+            flight.answers[ticket % 64].get_or_insert(attempt);
+            if flight.answers.iter().all(Option::is_some) {
+                self.return_flight(ticket / 64);
+            }
+        }
+    }
+
+    fn return_flight(&mut self, ticket: usize) {
+        let Some(flight) = self.flights.remove(&ticket) else { return };
+        if !flight.awaited {
+            return;
+        }
+        let tasks = flight.request.messages.iter().map(|m| (m.transaction, m.at, m.call));
+        let answers = flight.answers.into_iter().map(|answer| answer.unwrap_or(Attempt::Silence("silence".into())));
+        let batches = self.chance(30).then_some(Offer::Most(5));
+        let Request { participant, phase, .. } = flight.request;
+        let attempts = tasks.zip(answers).collect();
+        self.engine.answered(self.now, Returned { participant, phase, attempts, batches });
+    }
+
+    /// A participant in doubt asks.
+    fn inquire(&mut self) {
+        let node = self.random.random_range(0..NODES);
+        let doubts = self.nodes[node].in_doubt();
+        if doubts.is_empty() {
+            return;
+        }
+        let (key, epoch) = doubts[self.random.random_range(0..doubts.len())].clone();
+        let inquiry = Inquiry {
+            transaction: key.transaction,
+            coordinator: Some(key.coordinator),
+            epoch: Some(epoch),
+            branch: Some(key.branch.clone()),
+        };
+        self.engine.heard_inquiry(self.now, &inquiry);
+        let known = self.view(key.transaction);
+        let Ok((outcome, presumed)) = self.engine.answer(&inquiry, known.as_ref()) else { return };
+        self.say(|| format!("node {node}: asks about {key}, hears {outcome:?}, presumed: {presumed}"));
+        match outcome {
+            Outcome::Commit => self.nodes[node].learn(key, epoch, Decision::Commit),
+            Outcome::Abort => self.nodes[node].learn(key, epoch, Decision::Abort),
+            Outcome::Pending => {}
+        }
+    }
+
+    fn pass(&mut self) {
+        let ms = self.random.random_range(1..400);
+        self.now.mono += ms;
+        self.now.wall.0 += ms;
+        if self.faults && self.chance(3) {
+            self.now.wall.0 -= self.random.random_range(0..100_000);
+            self.say(|| "clock: jumps back".to_owned());
+        }
+        self.engine.tick(self.now);
+    }
+
+    fn crash_node(&mut self) {
+        let node = self.random.random_range(0..NODES);
+        let kept = self.random.random_range(0..=self.nodes[node].disk.unsynced());
+        self.say(|| format!("node {node}: crashes, {kept} unsynced entries survive"));
+        for ticket in self.nodes[node].crash(kept).into_iter().flatten() {
+            if let Some(flight) = self.flights.get_mut(&(ticket / 64)) {
+                flight.answers[ticket % 64] = Some(Attempt::NoAnswer("reset".into()));
+                if flight.answers.iter().all(Option::is_some) {
+                    self.return_flight(ticket / 64);
+                }
+            }
+        }
+    }
+
+    fn crash_coordinator(&mut self) {
+        let random = self.random.random();
+        let (how, opened) = if self.chance(40) {
+            ("is killed", self.journal.kill(self.now.wall, random))
+        } else {
+            let loss = match self.random.random_range(0..=self.journal.unsynced()) {
+                0 => Loss::Whole,
+                kept => Loss::Tail(kept),
+            };
+            ("loses its power", self.journal.power_cut(loss, self.now.wall, random))
+        };
+        self.say(|| format!("coordinator: {how}"));
+        let (journal, recovered) = opened.expect("the log opens");
+        self.journal = journal;
+        self.engine = engine(self.now, recovered, random as u64);
+        self.waiting.clear();
+        for flight in self.flights.values_mut() {
+            flight.awaited = false;
+        }
+    }
+
+    /// What the engine asks for: entries are appended, requests are on their way.
+    fn carry_out(&mut self) {
+        for output in self.engine.take_outputs() {
+            match output {
+                Output::Append(lsn, entry) => self.journal.append(lsn, vec![entry]),
+                Output::Send(request) => {
+                    let mut from = self.engine.coordinator();
+                    from.horizon = request.messages.iter().map(|m| m.horizon).max().unwrap_or(from.horizon);
+                    let count = request.messages.len();
+                    self.sent += 1;
+                    let flight = Flight {
+                        from,
+                        request,
+                        answers: vec![None; count],
+                        undelivered: (0..count).collect(),
+                        awaited: true,
+                    };
+                    self.flights.insert(self.sent, flight);
+                }
+                Output::Decided(_) | Output::Finished(_) => {}
+                Output::Superseded(epoch, by) => panic!("nobody has taken over: {epoch} {by}"),
+            }
+        }
+    }
+
+    fn view(&mut self, id: TransactionId) -> Option<View> {
+        self.engine.look(self.now, id);
+        let finished = || self.journal.finished(id).expect("it can be read").map(|t| View::of_finished(id, t));
+        self.engine.view(id).or_else(finished)
+    }
+
+    /// Nobody is told the opposite of what anybody was told.
+    fn tell(&mut self, id: TransactionId, decision: Decision) {
+        let before = *self.told.entry(id).or_insert(decision);
+        assert_eq!(before, decision, "{id}: {before:?} was told, and now {decision:?}");
+    }
+
+    fn check(&mut self) {
+        for (id, mut waiting) in std::mem::take(&mut self.waiting) {
+            match waiting.try_recv() {
+                Ok(view) => {
+                    if let Some(decision) = binding(&view) {
+                        self.say(|| format!("client: hears {decision:?} of {id}"));
+                        self.tell(id, decision);
+                    }
+                }
+                Err(tokio::sync::oneshot::error::TryRecvError::Empty) => self.waiting.push((id, waiting)),
+                Err(tokio::sync::oneshot::error::TryRecvError::Closed) => {}
+            }
+        }
+        if let Some(id) = self.any_begun()
+            && let Some(decision) = self.view(id).and_then(|view| binding(&view))
+        {
+            self.tell(id, decision);
+        }
+        self.carry_out();
+        for node in &self.nodes {
+            for (key, count) in &node.published {
+                assert_eq!(*count, 1, "{key}: its work was published {count} times");
+                let told = self.told.get(&key.transaction);
+                assert_ne!(told, Some(&Decision::Abort), "{key} is committed, and its abort was told");
+            }
+        }
+    }
+
+    /// The faults are over: everything must finish, in a bounded number of steps, and agree.
+    pub fn heal(&mut self) {
+        self.faults = false;
+        self.say(|| "the faults are over".to_owned());
+        for _ in 0..3_000 {
+            let tickets: Vec<_> = self.flights.keys().copied().collect();
+            for ticket in tickets {
+                while self.flights.get(&ticket).is_some_and(|flight| !flight.undelivered.is_empty()) {
+                    let Some(flight) = self.flights.get_mut(&ticket) else { break };
+                    let at = flight.undelivered.swap_remove(0);
+                    let (from, message) = (flight.from.clone(), flight.request.messages[at].clone());
+                    let node = node_of(&flight.request.participant);
+                    self.hand_over(node, &from, &message, Some(ticket * 64 + at));
+                }
+            }
+            for node in 0..NODES {
+                self.nodes[node].sync();
+                self.send_answers(node);
+            }
+            self.carry_out();
+            while self.journal.waiting() > 0 {
+                self.write();
+                self.carry_out();
+            }
+            self.sync();
+            for _ in 0..4 {
+                self.inquire();
+            }
+            self.carry_out();
+            self.pass();
+            self.carry_out();
+            self.check();
+            for node in &mut self.nodes {
+                node.sync();
+            }
+            if self.engine.live() == 0 && self.flights.is_empty() && self.nodes.iter().all(|n| n.in_doubt().is_empty()) {
+                return self.agree();
+            }
+        }
+        panic!(
+            "not everything has finished: {} live, {} requests, in doubt {:?}",
+            self.engine.live(),
+            self.flights.len(),
+            self.nodes.iter().map(|node| node.in_doubt().len()).collect::<Vec<_>>()
+        );
+    }
+
+    fn agree(&mut self) {
+        for id in self.begun.clone() {
+            let decided = self.view(id).map(|view| (view.decision().expect("it has finished"), view.is_heuristic()));
+            if let Some((_, heuristic)) = decided {
+                if let Some(decision) = self.view(id).and_then(|view| binding(&view)) {
+                    self.tell(id, decision);
+                }
+                assert!(!heuristic, "{id}: a branch ended against the decision");
+            }
+            // What the log doesn't know was never committed.
+            let decision = decided.map_or(Decision::Abort, |(decision, _)| decision);
+            for (at, node) in self.nodes.iter().enumerate() {
+                for (key, state) in node.ended.iter().filter(|(key, _)| key.transaction == id) {
+                    match state {
+                        State::Committed => assert_eq!(decision, Decision::Commit, "node {at}: {key}"),
+                        State::Aborted(_) => {
+                            // A branch that voted read-only, or twice under a doubled prepare, may end so all the same.
+                            let vote = self.engine_vote(key);
+                            assert!(decision == Decision::Abort || vote != Some(Vote::Prepared), "node {at}: {key}");
+                        }
+                        State::Prepared => panic!("node {at}: {key} is still in doubt"),
+                        State::ReadOnly
+                        | State::Refused(_)
+                        | State::Tombstone
+                        | State::Open
+                        | State::Held(_)
+                        | State::Working
+                        | State::Committing
+                        | State::Aborting(_) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn engine_vote(&self, key: &unanimous_sdk::branch::BranchKey) -> Option<Vote> {
+        let finished = self.journal.finished(key.transaction).expect("it can be read")?;
+        finished.branch(&key.branch).and_then(|(_, branch)| branch.vote)
+    }
+}
+
+/// A decision that must never be contradicted. What changed nothing isn't forced to disk: after a loss of power it may be
+/// unknown, or shown as aborted.
+fn binding(view: &View) -> Option<Decision> {
+    view.sequence().and(view.decision())
+}
+
+fn node_of(participant: &ParticipantUrl) -> usize {
+    participant.as_str().rsplit('/').next().and_then(|n| n.parse().ok()).expect("it names a node")
+}
+
+fn engine(now: Now, recovered: Recovered, seed: u64) -> Engine {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_be_bytes());
+    Engine::new(now, recovered, "http://localhost:7070".into(), Limits::default(), bytes)
+}
