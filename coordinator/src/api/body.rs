@@ -76,7 +76,7 @@ fn digest(bytes: &[u8], apart: &[&str]) -> Result<u128, Problem> {
     for (name, value) in members {
         if value.get() != "null" && !apart.contains(&&*name) {
             let value = canonical_json(value.get())
-                .ok_or_else(|| malformed(format!("`{name}`: an object in it has a member twice")))?;
+                .ok_or_else(|| malformed(format!("`{name}`: an object in it has a member twice, or a string half a surrogate pair")))?;
             let _ = write!(text, "{name:?}:{value},");
         }
     }
@@ -132,7 +132,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 /// A payload, with what it is compared by. `field` is where it stood.
 pub(super) fn payload(raw: Option<Box<RawValue>>, field: &str) -> Result<Option<Payload>, Problem> {
     let Some(raw) = raw else { return Ok(None) };
-    let canonical = canonical_json(raw.get()).ok_or_else(|| malformed(format!("`{field}`: an object in it has a member twice")))?;
+    let canonical = canonical_json(raw.get()).ok_or_else(|| malformed(format!("`{field}`: an object in it has a member twice, or a string half a surrogate pair")))?;
     Ok(Some(Payload { text: raw.into(), digest: xxh3_128(canonical.as_bytes()) }))
 }
 

@@ -78,7 +78,7 @@ uuid_type!(
     /// assert!("01890A5D-AC96-774B-BCCE-B302099A8057".parse::<TransactionId>().is_err());
     /// ```
     TransactionId,
-    "a transaction id",
+    "a transaction id (version 7)",
     |uuid| uuid.get_version_num() == 7 || uuid.is_nil()
 );
 
@@ -109,7 +109,7 @@ uuid_type!(
     /// assert!(earlier < later);
     /// ```
     Epoch,
-    "an epoch",
+    "an epoch (version 7)",
     |uuid| uuid.get_version_num() == 7
 );
 
