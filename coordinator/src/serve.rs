@@ -56,7 +56,9 @@ pub enum Error {
     Signals(std::io::Error),
     #[error("the thread that opens or closes the log has ended: {0}")]
     Opening(JoinError),
-    #[error("the disk under the log has not answered for 20 s; what was told is in the log, and the next start goes on from there")]
+    #[error(
+        "the disk under the log has not answered for 20 s; what was told is in the log, and the next start goes on from there"
+    )]
     Hangs,
 }
 
@@ -118,7 +120,9 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
     };
     let on_fatal = |error| {
         error!(%error, "the log can't be written any more, so the process ends: what it has told is in the log");
-        eprintln!("unanimous: the log can't be written any more, so the process ends ({error}): what it has told is in the log");
+        eprintln!(
+            "unanimous: the log can't be written any more, so the process ends ({error}): what it has told is in the log"
+        );
         std::process::abort();
     };
     let journal = Arc::new(opened.keeping(config.retain).start(Box::new(on_progress), Box::new(on_fatal))?);
@@ -193,7 +197,9 @@ async fn forget(service: Service, journal: Arc<RocksDb>, keep: Duration, clock: 
         let before = move |since| engine.with(|engine, _| engine.retained(since));
         match tokio::task::spawn_blocking(move || journal.retain(keep, clock.now().wall, before)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => error!(%error, "what finished long ago could not be dropped from the log; it is tried again"),
+            Ok(Err(error)) => {
+                error!(%error, "what finished long ago could not be dropped from the log; it is tried again");
+            }
             Err(_) => return,
         }
         tokio::time::sleep(pause).await;

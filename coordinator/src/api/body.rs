@@ -62,7 +62,9 @@ fn key(headers: &HeaderMap) -> Result<Option<Arc<str>>, Problem> {
         return wrong("stands twice");
     }
     match value.to_str() {
-        Ok(text) if (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) => Ok(Some(text.into())),
+        Ok(text) if (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) => {
+            Ok(Some(text.into()))
+        }
         Ok(text) if text.len() > 255 => wrong("is too long"),
         Ok(_) | Err(_) => wrong("is empty, or has other characters"),
     }
@@ -71,12 +73,14 @@ fn key(headers: &HeaderMap) -> Result<Option<Arc<str>>, Problem> {
 /// A digest that equal bodies share: order, white space and the spelling of strings make no difference, and a member
 /// that is null is absent.
 fn digest(bytes: &[u8], apart: &[&str]) -> Result<u128, Problem> {
-    let members: BTreeMap<String, &RawValue> = serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
+    let members: BTreeMap<String, &RawValue> =
+        serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
     let mut text = String::new();
     for (name, value) in members {
         if value.get() != "null" && !apart.contains(&&*name) {
-            let value = canonical_json(value.get())
-                .ok_or_else(|| malformed(format!("`{name}`: an object in it has a member twice, or a string half a surrogate pair")))?;
+            let value = canonical_json(value.get()).ok_or_else(|| {
+                malformed(format!("`{name}`: an object in it has a member twice, or a string half a surrogate pair"))
+            })?;
             let _ = write!(text, "{name:?}:{value},");
         }
     }
@@ -93,7 +97,10 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     let Some(given) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let text = given.to_str().unwrap_or_default();
     let media = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if media.is_empty() || media == "application/json" || (media.starts_with("application/") && media.ends_with("+json")) {
+    if media.is_empty()
+        || media == "application/json"
+        || (media.starts_with("application/") && media.ends_with("+json"))
+    {
         return Ok(());
     }
     unsupported(format!("Content-Type {given:?} is not taken: send application/json"))
@@ -122,7 +129,9 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         // Once more, slower, to say where.
         let mut from = serde_json::Deserializer::from_slice(bytes);
         match serde_path_to_error::deserialize::<_, T>(&mut from) {
-            Err(error) if error.path().iter().next().is_some() => malformed(format!("`{}`: {}", error.path(), error.inner())),
+            Err(error) if error.path().iter().next().is_some() => {
+                malformed(format!("`{}`: {}", error.path(), error.inner()))
+            }
             Err(error) => malformed(error.inner().to_string()),
             Ok(_) => malformed("something follows the JSON object"),
         }
@@ -132,7 +141,9 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 /// A payload, with what it is compared by. `field` is where it stood.
 pub(super) fn payload(raw: Option<Box<RawValue>>, field: &str) -> Result<Option<Payload>, Problem> {
     let Some(raw) = raw else { return Ok(None) };
-    let canonical = canonical_json(raw.get()).ok_or_else(|| malformed(format!("`{field}`: an object in it has a member twice, or a string half a surrogate pair")))?;
+    let canonical = canonical_json(raw.get()).ok_or_else(|| {
+        malformed(format!("`{field}`: an object in it has a member twice, or a string half a surrogate pair"))
+    })?;
     Ok(Some(Payload { text: raw.into(), digest: xxh3_128(canonical.as_bytes()) }))
 }
 

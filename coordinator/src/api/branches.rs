@@ -15,8 +15,7 @@ use unanimous_sdk::protocol::{
 use utoipa::ToSchema;
 
 use super::{
-    App, body,
-    openapi as docs,
+    App, body, openapi as docs,
     problem::{Failure, marked, plain, reached, refusal, unknown},
 };
 use crate::{
@@ -80,11 +79,14 @@ impl BranchBody {
             (None, _, _) => None,
             (Some(vote), Some(named), Some(_)) => Some((vote, named)),
             (Some(_), _, None) => {
-                return Err(malformed("`branch`: who votes names the branch under which the work was prepared".to_owned()));
+                return Err(malformed(
+                    "`branch`: who votes names the branch under which the work was prepared".to_owned(),
+                ));
             }
             (Some(_), None, _) => {
                 return Err(malformed(
-                    "`coordinator`: a vote names the coordinator's id and epoch, as it was kept with the vote".to_owned(),
+                    "`coordinator`: a vote names the coordinator's id and epoch, as it was kept with the vote"
+                        .to_owned(),
                 ));
             }
         };
@@ -178,7 +180,7 @@ pub(super) async fn vote(
     let id = body::transaction_id(&id)?;
     let branch = body::branch_name(&branch)?;
     let (VoteBody { vote, coordinator }, key) = body::read(&app, &headers, body, &["coordinator"]).await?;
-    let voted = service.with(|engine, now| engine.vote(now, id, branch.clone(), vote, &coordinator, key.clone()));
+    let voted = service.with(|engine, now| engine.vote(now, id, &branch, vote, &coordinator, key.clone()));
     let replayed = match voted {
         Ok((barrier, replayed)) => {
             reached(service, barrier).await?;

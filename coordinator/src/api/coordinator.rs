@@ -5,8 +5,7 @@ use serde_json::{Value, json};
 use unanimous_sdk::protocol::Coordinator;
 
 use super::{
-    App,
-    openapi as docs,
+    App, openapi as docs,
     problem::{Failure, plain},
 };
 use crate::engine::Refusal;

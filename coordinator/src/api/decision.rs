@@ -12,8 +12,7 @@ use tracing::warn;
 use unanimous_sdk::protocol::{InquiryAnswer, Problem, ProblemType};
 
 use super::{
-    App, body,
-    openapi as docs,
+    App, body, openapi as docs,
     problem::{Failure, plain, unknown},
 };
 use crate::engine::{Inquiry, Refusal};
@@ -50,10 +49,15 @@ pub(super) async fn inquire(
     let service = app.service()?;
     let id = body::transaction_id(&id?)?;
     let Query(asked) = query?;
-    let malformed = |field: &str, error: &dyn std::fmt::Display| Problem::new(ProblemType::Malformed, format!("`{field}`: {error}"));
+    let malformed = |field: &str, error: &dyn std::fmt::Display| {
+        Problem::new(ProblemType::Malformed, format!("`{field}`: {error}"))
+    };
     let inquiry = Inquiry {
         transaction: id,
-        coordinator: asked.coordinator.map(|text| text.parse().map_err(|e| malformed("coordinator", &e))).transpose()?,
+        coordinator: asked
+            .coordinator
+            .map(|text| text.parse().map_err(|e| malformed("coordinator", &e)))
+            .transpose()?,
         epoch: asked.epoch.map(|text| text.parse().map_err(|e| malformed("epoch", &e))).transpose()?,
         branch: asked.branch.as_deref().map(body::branch_name).transpose()?,
     };

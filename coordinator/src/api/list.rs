@@ -11,11 +11,10 @@ use url::form_urlencoded;
 use uuid::Uuid;
 
 use super::{
-    App,
-    openapi as docs,
+    App, openapi as docs,
     problem::{Failure, plain},
 };
-use crate::engine::Filter;
+use crate::engine::{Filter, View};
 
 const DEFAULT_LIMIT: usize = 50;
 const MOST: usize = 1_000;
@@ -49,7 +48,7 @@ pub(super) async fn list(State(app): State<App>, RawQuery(query): RawQuery) -> R
         Ok(listed) => listed.map_err(|refused| plain(refused.why))?,
         Err(error) => return Err(Problem::new(ProblemType::NotReady, format!("the list was cut off: {error}")).into()),
     };
-    let next = items.last().filter(|_| more).map(|last| last.id());
+    let next = items.last().filter(|_| more).map(View::id);
     Ok(Json(json!({ "items": items, "next_cursor": next })))
 }
 
@@ -78,7 +77,9 @@ fn read(query: &str) -> Result<(Filter, usize), Problem> {
                 filter.heuristic = Some(value.parse().map_err(|_| malformed("heuristic", "it is true or false"))?);
             }
             "participant" => {
-                filter.participants.push(value.parse::<ParticipantUrl>().map_err(|error| malformed("participant", error))?);
+                filter
+                    .participants
+                    .push(value.parse::<ParticipantUrl>().map_err(|error| malformed("participant", error))?);
             }
             "idempotency_key" => filter.key = Some(value.into_owned()),
             "since" => filter.since = Some(time("since", &value)?),

@@ -31,8 +31,8 @@ use axum::{
 };
 use unanimous_sdk::protocol::{Problem, ProblemType};
 
-pub use self::{allow_list::AllowList, openapi::description};
 use self::problem::{Failure, method_not_allowed, not_found};
+pub use self::{allow_list::AllowList, openapi::description};
 use crate::engine::Service;
 
 /// What a request may ask for, PROTOCOL §7; past it, it is refused.

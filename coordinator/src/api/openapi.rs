@@ -61,7 +61,10 @@ pub fn description() -> Value {
 
 /// A UUIDv7 in lower case, given by the coordinator; all zeros in a horizon before the first.
 #[derive(ToSchema)]
-#[schema(format = "uuid", pattern = "^([0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}|0{8}-0{4}-0{4}-0{4}-0{12})$")]
+#[schema(
+    format = "uuid",
+    pattern = "^([0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}|0{8}-0{4}-0{4}-0{4}-0{12})$"
+)]
 pub(super) struct TransactionId(String);
 
 /// One opening of the coordinator's log: a UUIDv7 in lower case. Higher epochs overrule lower ones.
@@ -197,6 +200,7 @@ pub(super) struct Transaction {
 
 /// One participant's share of a transaction.
 #[derive(ToSchema)]
+#[allow(clippy::struct_field_names, reason = "the wire's name")]
 pub(super) struct Branch {
     branch: BranchName,
     #[schema(format = "uri")]

@@ -13,7 +13,9 @@ pub(super) fn wait(headers: &HeaderMap) -> Option<Duration> {
     let seconds = lines.flat_map(|line| outside_quotes(line, ',')).find_map(|preference| {
         let (name, value) = outside_quotes(preference, ';').next()?.split_once('=')?;
         let digits = value.trim().trim_matches('"');
-        let fits = name.trim().eq_ignore_ascii_case("wait") && !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let fits = name.trim().eq_ignore_ascii_case("wait")
+            && !digits.is_empty()
+            && digits.bytes().all(|b| b.is_ascii_digit());
         fits.then(|| digits.parse().unwrap_or(LONGEST))
     });
     seconds.map(|seconds: u64| Duration::from_secs(seconds.min(LONGEST)))
@@ -42,7 +44,14 @@ mod tests {
 
     #[test]
     fn a_wait_is_found_among_other_preferences() {
-        for line in ["wait=7", "respond-async, wait=7", "WAIT = 7", "wait=7; x=1", "foo; bar=\"wait=9, wait=8\", wait=7", "wait=\"7\""] {
+        for line in [
+            "wait=7",
+            "respond-async, wait=7",
+            "WAIT = 7",
+            "wait=7; x=1",
+            "foo; bar=\"wait=9, wait=8\", wait=7",
+            "wait=\"7\"",
+        ] {
             assert_eq!(asked(line), Some(7), "{line}");
         }
     }

@@ -79,7 +79,7 @@ pub(super) fn unknown(service: &Service, id: TransactionId) -> Failure {
 }
 
 /// How long an answer waits for the log before it says that the disk doesn't answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Waits until the log has come as far as this.
 pub(super) async fn reached(service: &Service, barrier: Barrier) -> Result<(), Failure> {
@@ -102,14 +102,18 @@ pub(super) async fn refusal(service: &Service, id: TransactionId, refused: Refus
         other => return plain(other),
     };
     let (kind, detail) = match why {
-        NotAllowed::NotActive => {
-            (ProblemType::NotActive, format!("transaction {id} is not active any more: it takes no new branch and no vote"))
-        }
+        NotAllowed::NotActive => (
+            ProblemType::NotActive,
+            format!("transaction {id} is not active any more: it takes no new branch and no vote"),
+        ),
         NotAllowed::BranchConflict(name) => (ProblemType::BranchConflict, conflict(id, &name)),
-        NotAllowed::UnknownBranch(name) => (ProblemType::UnknownBranch, format!("transaction {id} has no branch {name}")),
-        NotAllowed::TooManyBranches => {
-            (ProblemType::Invalid, format!("`branches`: transaction {id} has as many branches as a transaction may have"))
+        NotAllowed::UnknownBranch(name) => {
+            (ProblemType::UnknownBranch, format!("transaction {id} has no branch {name}"))
         }
+        NotAllowed::TooManyBranches => (
+            ProblemType::Invalid,
+            format!("`branches`: transaction {id} has as many branches as a transaction may have"),
+        ),
         NotAllowed::Committed => (ProblemType::Committed, format!("transaction {id} is committed: that never changes")),
         NotAllowed::Aborted => (ProblemType::Aborted, format!("transaction {id} is aborted: that never changes")),
         NotAllowed::Misplaced => (ProblemType::NotActive, format!("transaction {id} can't do that as it is")),
@@ -137,7 +141,8 @@ pub(super) fn plain(why: Refusal) -> Failure {
              under way can be voted on, committed and aborted",
         ),
         Refusal::StaleEpoch { present } => {
-            let detail = format!("`coordinator.epoch`: the present epoch is {present}; keep it with the vote, and repeat");
+            let detail =
+                format!("`coordinator.epoch`: the present epoch is {present}; keep it with the vote, and repeat");
             Problem::new(ProblemType::StaleEpoch, detail).with("epoch", present)
         }
         Refusal::NotMyLog => Problem::new(
@@ -161,7 +166,9 @@ pub(super) fn plain(why: Refusal) -> Failure {
         Refusal::NotAllowed(NotAllowed::BranchConflict(name)) => {
             Problem::new(ProblemType::Malformed, format!("`branch`: {name} stands twice among the branches"))
         }
-        Refusal::NotAllowed(_) | Refusal::NotLive => Problem::new(ProblemType::NotFound, "there is no such transaction"),
+        Refusal::NotAllowed(_) | Refusal::NotLive => {
+            Problem::new(ProblemType::NotFound, "there is no such transaction")
+        }
     };
     problem.into()
 }

@@ -38,7 +38,10 @@ pub(crate) fn most_connections(wanted: usize) -> usize {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let most = usize::try_from(files.saturating_sub(OTHER_FILES).max(64)).unwrap_or(usize::MAX);
     if most < wanted {
-        warn!(wanted, most, files, "fewer connections than configured: this process may not open more files (ulimit -n)");
+        warn!(
+            wanted,
+            most, files, "fewer connections than configured: this process may not open more files (ulimit -n)"
+        );
     }
     wanted.min(most)
 }

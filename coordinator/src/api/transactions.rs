@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How long a commit waits for its decision if it isn't told.
-const DEFAULT_WAIT: Duration = Duration::from_secs(60);
+const DEFAULT_WAIT: Duration = Duration::from_mins(1);
 
 /// How long an answer that need not wait for the log waits for it all the same.
 const MOMENT: Duration = Duration::from_millis(500);
@@ -266,7 +266,9 @@ pub(super) async fn commit(
             Ok(marked(answer.unwrap_or_else(IntoResponse::into_response), replayed))
         }
         // It is refused for a decision that isn't known yet, and may not be for long.
-        Err(refused) if tokio::time::timeout(asked_wait(&headers), service.reached(refused.tell_after)).await.is_err() => {
+        Err(refused)
+            if tokio::time::timeout(asked_wait(&headers), service.reached(refused.tell_after)).await.is_err() =>
+        {
             let view = service.view(id).map_err(|refused| plain(refused.why))?;
             let view = view.ok_or_else(|| unknown(service, id))?;
             Ok((StatusCode::ACCEPTED, Json(view)).into_response())
@@ -436,7 +438,9 @@ fn traceparent(headers: &HeaderMap) -> Option<Arc<str>> {
     let text = headers.get("traceparent")?.to_str().ok()?;
     let parts: Vec<&str> = text.split('-').collect();
     let [version, trace, parent, flags] = parts[..] else { return None };
-    let hex = |part: &str, length| part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let hex = |part: &str, length| {
+        part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
     let zero = |part: &str| part.bytes().all(|b| b == b'0');
     let whole = hex(version, 2) && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
     (whole && version != "ff" && !zero(trace) && !zero(parent)).then(|| text.into())

@@ -42,15 +42,13 @@ pub fn run(bench: &Bench) -> Result<(), String> {
 /// One of the processes of a measurement.
 pub fn run_part(part: Part) -> Result<(), String> {
     // Participants that keep nothing and loads wait most of the time: a second thread would only be one more to wake.
-    let threads = match &part {
-        Part::BenchParticipant(participant) if participant.store.is_some() => None,
-        Part::BenchParticipant(_) | Part::BenchLoad(_) | Part::BenchScan(_) | Part::BenchLog(_) => Some(1),
-        Part::BenchNull(options) | Part::BenchBatchingNull(options) => Some(options.threads),
+    // The others have what the coordinator has.
+    let alone = match &part {
+        Part::BenchParticipant(participant) => participant.store.is_none(),
+        Part::BenchLoad(_) | Part::BenchScan(_) | Part::BenchLog(_) => true,
+        Part::BenchNull(_) | Part::BenchBatchingNull(_) => false,
     };
-    let mut runtime = if threads == Some(1) { Builder::new_current_thread() } else { Builder::new_multi_thread() };
-    if let Some(threads) = threads {
-        runtime.worker_threads(threads);
-    }
+    let mut runtime = if alone { Builder::new_current_thread() } else { Builder::new_multi_thread() };
     let runtime = runtime.enable_all().build().map_err(|error| error.to_string())?;
     runtime.block_on(async {
         match part {

@@ -182,9 +182,6 @@ pub struct Participant {
 pub struct Null {
     #[arg(long)]
     pub listen: SocketAddr,
-    /// Threads that serve.
-    #[arg(long)]
-    pub threads: usize,
 }
 
 /// A load.

@@ -153,12 +153,9 @@ impl<'a> Stage<'a> {
                 of_kind.push(participant(free_address()?, batch == 1, Hold::Nothing, store, &errors).await?);
             }
         }
-        let threads = |variable: &str, n: &str| std::env::var(variable).unwrap_or(n.to_owned());
         let null = async |name: &str, part: &str| {
             let address = free_address()?;
-            let threads = threads(&part.replace('-', "_").to_uppercase(), "2");
-            let args = words(&[part, "--listen", &address.to_string(), "--threads", &threads]);
-            Process::start(name, &args, address, &errors).await
+            Process::start(name, &words(&[part, "--listen", &address.to_string()]), address, &errors).await
         };
         let (null, batching_null) = (
             null("null coordinator", "bench-null").await?,

@@ -41,8 +41,8 @@ impl Engine {
         let mut log = Log { next: self.next_lsn, sequence: self.next_sequence, now: now.wall };
         let keys: Vec<_> = begin.key.map(|key| key.bound_to(KeyedCall::Begin)).into_iter().collect();
         let text = keys.first().map(|key| Arc::clone(&key.text));
-        let begun = Transaction::begin(begin.metadata, deadline, keys, begin.branches, created_at, &mut log);
-        let (transaction, commands) = begun.map_err(|why| Refused::new(Refusal::NotAllowed(why)))?;
+        let new = Transaction::begin(begin.metadata, deadline, keys, begin.branches, created_at, &mut log);
+        let (transaction, commands) = new.map_err(|why| Refused::new(Refusal::NotAllowed(why)))?;
         self.next_lsn = log.next;
         let mut barrier = Barrier::NONE;
         for command in commands {

@@ -87,7 +87,7 @@ impl Engine {
         &mut self,
         now: Now,
         id: TransactionId,
-        branch: BranchName,
+        branch: &BranchName,
         vote: Vote,
         named: &CoordinatorRef,
         key: Option<NewKey>,
@@ -105,7 +105,7 @@ impl Engine {
         let participant = self
             .live
             .get(&id)
-            .and_then(|live| live.transaction.branch(&branch))
+            .and_then(|live| live.transaction.branch(branch))
             .map(|(_, branch)| branch.participant.clone());
         let barrier = self.since(first);
         if let Some(participant) = participant {
@@ -224,7 +224,11 @@ impl Enlist {
     fn into_event(self, most: usize) -> (Event, Option<BranchName>, ParticipantUrl) {
         let (chosen, participant) = (self.name.clone(), self.participant.clone());
         let vote = self.vote.map(|(vote, _)| vote);
-        (Event::Enlist { name: self.name, participant: self.participant, payload: self.payload, vote, most }, chosen, participant)
+        (
+            Event::Enlist { name: self.name, participant: self.participant, payload: self.payload, vote, most },
+            chosen,
+            participant,
+        )
     }
 
     /// The same of a transaction that has finished: nothing can change, but what is there already is found.

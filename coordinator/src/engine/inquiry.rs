@@ -22,9 +22,8 @@ impl Engine {
     pub fn heard_inquiry(&mut self, now: Now, inquiry: &Inquiry) {
         let branch = inquiry.branch.as_ref();
         let live = self.live.get(&inquiry.transaction);
-        let participant = live
-            .and_then(|live| live.transaction.branch(branch?))
-            .map(|(_, branch)| branch.participant.clone());
+        let participant =
+            live.and_then(|live| live.transaction.branch(branch?)).map(|(_, branch)| branch.participant.clone());
         if let Some(participant) = participant {
             self.heard_from(now, &participant);
         }
@@ -71,9 +70,8 @@ fn outcome(view: &View, branch: Option<&BranchName>) -> Outcome {
     match view.branch_vote(name) {
         // Not enlisted: it may be yet while the transaction is active, and never after.
         None if view.is_active() => Outcome::Pending,
-        None => Outcome::Abort,
-        // Only a doubled prepare can have left it in doubt.
-        Some(Some(Vote::ReadOnly)) => Outcome::Abort,
+        // What voted read-only only a doubled prepare can have left in doubt.
+        None | Some(Some(Vote::ReadOnly)) => Outcome::Abort,
         Some(Some(Vote::Prepared) | None) => match view.decision() {
             Some(Decision::Commit) => Outcome::Commit,
             Some(Decision::Abort) => Outcome::Abort,

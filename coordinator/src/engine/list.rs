@@ -67,7 +67,12 @@ impl Filter {
 
 impl Engine {
     /// Live transactions below an id, newest first, that fit: at most `most` of the next so many; and from where to go on.
-    fn list_some(&self, filter: &Filter, below: Option<TransactionId>, most: usize) -> (Vec<View>, Option<TransactionId>) {
+    fn list_some(
+        &self,
+        filter: &Filter,
+        below: Option<TransactionId>,
+        most: usize,
+    ) -> (Vec<View>, Option<TransactionId>) {
         let mut found = vec![];
         let mut last = None;
         for id in self.horizon.below(below).take(AT_ONCE) {

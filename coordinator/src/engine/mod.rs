@@ -46,7 +46,14 @@ pub use self::{
     timers::Instant,
     view::View,
 };
-use self::{delivery::Delivery, gates::Gates, horizon::Horizon, keys::Left, lane::Lane, timers::{TimerKey, Timers}};
+use self::{
+    delivery::Delivery,
+    gates::Gates,
+    horizon::Horizon,
+    keys::Left,
+    lane::Lane,
+    timers::{TimerKey, Timers},
+};
 use crate::{
     journal::{Entry, Lsn, Progress, Recovered},
     transaction::{Barrier, Call, Command, Event, Heard, Log, NotAllowed, Step, Transaction},
@@ -205,8 +212,14 @@ impl Engine {
             engine.undecided += usize::from(transaction.state.is_undecided());
             engine.keys.extend(transaction.begun_under().map(|key| (key, id)));
             let deliveries = transaction.branches.iter().map(|_| Delivery::default()).collect();
-            let live =
-                Live { transaction, deadline: now.mono, deadline_timer: None, deliveries, waiters: vec![], traceparent: None };
+            let live = Live {
+                transaction,
+                deadline: now.mono,
+                deadline_timer: None,
+                deliveries,
+                waiters: vec![],
+                traceparent: None,
+            };
             engine.live.insert(id, live);
         }
         for id in ids {

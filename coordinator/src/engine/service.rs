@@ -168,7 +168,8 @@ impl Service {
 
     /// A transaction that has finished.
     pub fn finished(&self, id: TransactionId) -> Result<Option<Transaction>, Refused> {
-        super::lookup::blocking(|| self.0.journal.finished(id)).map_err(|error: journal::Error| Refused::new(Refusal::Unreadable(error.to_string())))
+        super::lookup::blocking(|| self.0.journal.finished(id))
+            .map_err(|error: journal::Error| Refused::new(Refusal::Unreadable(error.to_string())))
     }
 
     /// Answers a participant in doubt.

@@ -114,11 +114,11 @@ impl World {
     fn answer_all(&mut self, answer: impl Fn(&Message) -> Attempt) {
         for (participant, message) in std::mem::take(&mut self.calls) {
             let attempt = answer(&message);
-            self.answer(participant, &message, attempt);
+            self.answer(participant, &message, &attempt);
         }
     }
 
-    fn answer(&mut self, participant: ParticipantUrl, message: &Message, attempt: Attempt) {
+    fn answer(&mut self, participant: ParticipantUrl, message: &Message, attempt: &Attempt) {
         let request = Request { participant, phase: message.call.phase(), messages: vec![message.clone()] };
         self.answer_request(request, |_| attempt.clone());
     }
@@ -243,11 +243,11 @@ fn a_power_cut_before_the_decision_is_durable_aborts_and_after_it_commits() {
         let mut world = World::new();
         let id = world.begin(&["a", "b"]);
         world.log();
-        let _ = world.commit(id);
+        drop(world.commit(id));
         world.answer_all(yes);
         (world, id)
     };
-    let (mut world, id) = decided();
+    let (world, id) = decided();
     world.journal.write_all().unwrap();
     let world = world.power_cut(Loss::Whole);
     // Nothing was ever synced of it: it is presumed aborted.
@@ -266,7 +266,7 @@ fn a_power_cut_before_the_decision_is_durable_aborts_and_after_it_commits() {
 fn what_is_undecided_at_start_is_aborted_and_the_participants_are_told() {
     let mut world = World::new();
     let id = world.begin(&["a", "b"]);
-    let _ = world.commit(id);
+    drop(world.commit(id));
     world.log();
     let mut world = world.kill();
     assert!(world.made().is_empty(), "not before the abort is durable");
@@ -303,7 +303,7 @@ fn a_branch_that_is_not_enlisted_or_voted_read_only_is_told_abort() {
     let mut world = World::new();
     let id = world.begin(&["a", "b"]);
     assert_eq!(world.ask(id, "x").unwrap().0, Outcome::Pending);
-    let _ = world.commit(id);
+    drop(world.commit(id));
     assert_eq!(world.ask(id, "x").unwrap().0, Outcome::Abort);
     world.answer_all(|message| match message.branch.as_str() {
         "a" => Attempt::Prepare(PrepareAnswer::Vote(Vote::ReadOnly)),
@@ -318,7 +318,7 @@ fn a_branch_that_is_not_enlisted_or_voted_read_only_is_told_abort() {
 fn a_vote_that_comes_at_the_deadline_is_too_late() {
     let mut world = World::new();
     let id = world.begin_with(&["a"], 500);
-    let _ = world.commit(id);
+    drop(world.commit(id));
     world.now.mono += 500;
     world.answer_all(yes);
     world.log();
@@ -333,7 +333,7 @@ fn an_unsolicited_vote_counts_only_under_the_present_epoch() {
     let me = world.engine.coordinator();
     let mut vote = |epoch| {
         let named = CoordinatorRef { id: me.id, epoch };
-        world.engine.vote(world.now, id, name("a"), Vote::Prepared, &named, None)
+        world.engine.vote(world.now, id, &name("a"), Vote::Prepared, &named, None)
     };
     let other: Epoch = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
     assert!(matches!(vote(other).unwrap_err().why, Refusal::StaleEpoch { present } if present == me.epoch));
@@ -348,13 +348,13 @@ fn the_horizon_passes_neither_the_unfinished_nor_what_is_not_durable() {
     assert_eq!(horizon(&world), TransactionId::NIL);
     let stuck = world.begin(&["a"]);
     let done = world.begin(&["b"]);
-    let _ = world.commit(done);
+    drop(world.commit(done));
     world.answer_all(yes);
     world.log();
     world.answer_all(yes);
     world.log();
     assert_eq!(horizon(&world), stuck, "not past what is unfinished");
-    let _ = world.abort(stuck);
+    drop(world.abort(stuck));
     world.log();
     let before = world.begin(&["c"]);
     world.answer_all(yes);
@@ -362,7 +362,7 @@ fn the_horizon_passes_neither_the_unfinished_nor_what_is_not_durable() {
     world.log();
     assert_eq!(world.view(stuck).state(), State::Aborted);
     assert_eq!(horizon(&world), stuck);
-    let _ = world.abort(before);
+    drop(world.abort(before));
     world.log();
     assert_eq!(horizon(&world), before, "the next forced write has made it durable");
     // A power cut with the clock set back: no id below the horizon is minted.
@@ -377,7 +377,7 @@ fn a_participant_that_cannot_be_reached_is_tried_with_one_call_at_a_time() {
     let mut world = World::new();
     let ids: Vec<_> = (0..50).map(|_| world.begin_with(&["a"], 3_600_000)).collect();
     for id in &ids {
-        let _ = world.commit(*id);
+        drop(world.commit(*id));
     }
     assert_eq!(world.calls.len(), 50);
     world.answer_all(|_| Attempt::Unreachable("refused".into()));
@@ -404,7 +404,7 @@ fn a_participant_that_cannot_be_reached_is_tried_with_one_call_at_a_time() {
 fn what_comes_from_a_participant_that_was_down_has_it_tried_at_once() {
     let mut world = World::new();
     let id = world.begin(&["a"]);
-    let _ = world.commit(id);
+    drop(world.commit(id));
     world.answer_all(|_| Attempt::Unreachable("refused".into()));
     assert!(world.calls.is_empty());
     let me = world.engine.coordinator();
@@ -418,7 +418,7 @@ fn what_comes_from_a_participant_that_was_down_has_it_tried_at_once() {
 fn a_call_that_is_not_answered_is_made_again_with_pauses_that_double_to_30_s() {
     let mut world = World::new();
     let id = world.begin(&["a"]);
-    let _ = world.commit(id);
+    drop(world.commit(id));
     world.answer_all(yes);
     world.log();
     let mut pauses = vec![];
@@ -443,11 +443,11 @@ fn a_call_that_is_not_answered_is_made_again_with_pauses_that_double_to_30_s() {
 fn decisions_do_not_wait_behind_prepares_and_calls_under_way_are_bounded() {
     let mut world = World::new();
     let decided = world.begin(&["a"]);
-    let _ = world.commit(decided);
+    drop(world.commit(decided));
     world.answer_all(yes);
     let ids: Vec<_> = (0..400).map(|_| world.begin(&["a"])).collect();
     for id in &ids {
-        let _ = world.commit(*id);
+        drop(world.commit(*id));
     }
     assert_eq!(world.calls.len(), super::lane::MOST_IN_FLIGHT, "prepares of a participant that hangs");
     world.log();
@@ -458,7 +458,7 @@ fn decisions_do_not_wait_behind_prepares_and_calls_under_way_are_bounded() {
 fn no_prepare_is_sent_after_the_decision() {
     let mut world = World::new();
     let id = world.begin_with(&["a", "b"], 1_000);
-    let _ = world.commit(id);
+    drop(world.commit(id));
     world.answer_all(|_| Attempt::NoAnswer("503".into()));
     world.pass(1_000);
     world.log();
@@ -475,16 +475,16 @@ fn no_prepare_is_sent_after_the_decision() {
 fn who_is_superseded_begins_decides_and_delivers_nothing_further() {
     let mut world = World::new();
     let (stuck, open) = (world.begin(&["a"]), world.begin(&["b"]));
-    let _ = world.commit(stuck);
+    drop(world.commit(stuck));
     world.log();
     let far = uuid::Uuid::from_u128((u128::from(DAY + 7_200_000) << 80) | (0x7 << 76) | (0x2 << 62));
     let near = uuid::Uuid::from_u128((u128::from(DAY + 60_000) << 80) | (0x7 << 76) | (0x2 << 62));
     let (participant, call) = world.calls.pop().unwrap();
-    world.answer(participant, &call, Attempt::Stale(Epoch::from_uuid(far)));
+    world.answer(participant, &call, &Attempt::Stale(Epoch::from_uuid(far)));
     assert!(world.engine.superseded().is_none(), "an epoch further ahead than any clock is not believed");
     world.pass_to_next_timer();
     let (participant, call) = world.calls.pop().unwrap();
-    world.answer(participant, &call, Attempt::Stale(Epoch::from_uuid(near)));
+    world.answer(participant, &call, &Attempt::Stale(Epoch::from_uuid(near)));
     assert!(world.engine.superseded().is_some());
     let begin = Begin { timeout: Duration::from_secs(1), ..Begin::default() };
     assert!(matches!(world.engine.begin(world.now, begin).unwrap_err().why, Refusal::Superseded { .. }));
@@ -546,7 +546,8 @@ fn a_repeated_enlistment_under_its_key_is_the_same_branch() {
     let mut world = World::new();
     let id = world.begin(&["a"]);
     let mut enlist = |text: &str, body| {
-        let enlist = super::Enlist { name: None, participant: url("b"), payload: None, vote: None, key: Some(key(text, body)) };
+        let enlist =
+            super::Enlist { name: None, participant: url("b"), payload: None, vote: None, key: Some(key(text, body)) };
         world.engine.enlist(world.now, id, enlist)
     };
     let first = enlist("k", 1).unwrap();
@@ -563,7 +564,7 @@ fn with_batches() -> World {
     let mut world = World::new();
     world.offer = Some(Offer::Most(4));
     let id = world.begin(&["a"]);
-    let _ = world.commit(id);
+    drop(world.commit(id));
     world.answer_all(yes);
     world.log();
     world.answer_all(yes);
@@ -576,7 +577,7 @@ fn what_waits_for_a_participant_goes_out_together_once_it_has_offered_it() {
     let mut world = with_batches();
     let ids: Vec<_> = (0..9).map(|_| world.begin(&["a"])).collect();
     for id in &ids {
-        let _ = world.commit(*id);
+        drop(world.commit(*id));
     }
     assert_eq!((world.calls.len(), world.batches.len()), (2, 0), "two requests are under way, the rest waits");
     world.answer_all(yes);
@@ -594,7 +595,7 @@ fn one_call_s_failure_in_a_batch_is_its_own() {
     let mut world = with_batches();
     let ids: Vec<_> = (0..4).map(|_| world.begin(&["a"])).collect();
     for id in &ids {
-        let _ = world.commit(*id);
+        drop(world.commit(*id));
     }
     world.answer_all(yes);
     let request = world.batches.pop().unwrap();
@@ -616,7 +617,7 @@ fn a_participant_that_takes_no_batch_after_all_gets_single_calls_at_once() {
     let mut world = with_batches();
     let ids: Vec<_> = (0..6).map(|_| world.begin(&["a"])).collect();
     for id in &ids {
-        let _ = world.commit(*id);
+        drop(world.commit(*id));
     }
     world.answer_all(yes);
     let request = world.batches.pop().unwrap();
@@ -652,7 +653,7 @@ fn concurrent_commits_share_a_forced_write_and_each_costs_2n_calls() {
     let ids: Vec<_> = (0..20).map(|_| world.begin(&["a", "b"])).collect();
     let before = world.journal.forced_writes();
     for id in &ids {
-        let _ = world.commit(*id);
+        drop(world.commit(*id));
     }
     let mut calls = world.calls.len();
     world.answer_all(yes);

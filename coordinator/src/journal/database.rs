@@ -176,7 +176,8 @@ fn tables(sizes: Sizes, index_since_ms: &Arc<AtomicU64>) -> Vec<(&'static str, O
         if table == Table::Index {
             let since = Arc::clone(index_since_ms);
             options.set_compaction_filter("retention", move |_, key, value| {
-                let dropped = value.is_empty() && index::begun_ms(key).is_some_and(|at| at < since.load(Ordering::Relaxed));
+                let dropped =
+                    value.is_empty() && index::begun_ms(key).is_some_and(|at| at < since.load(Ordering::Relaxed));
                 if dropped { Decision::Remove } else { Decision::Keep }
             });
         }

@@ -28,8 +28,7 @@ pub(super) enum Table {
 }
 
 impl Table {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Live, Self::Outcomes, Self::History, Self::Kept, Self::Index, Self::Meta];
+    pub(super) const ALL: [Self; 6] = [Self::Live, Self::Outcomes, Self::History, Self::Kept, Self::Index, Self::Meta];
 
     pub(super) const fn name(self) -> &'static str {
         match self {

@@ -152,12 +152,7 @@ fn last_common(
 }
 
 /// The highest id below the bound among the rows that begin with this.
-fn last(
-    tables: &impl Tables,
-    table: Table,
-    head: &[u8],
-    before: Option<u128>,
-) -> Result<Option<TransactionId>, Error> {
+fn last(tables: &impl Tables, table: Table, head: &[u8], before: Option<u128>) -> Result<Option<TransactionId>, Error> {
     let bound = match before {
         Some(0) => return Ok(None),
         Some(before) => (before - 1).to_be_bytes(),

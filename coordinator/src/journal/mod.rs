@@ -35,7 +35,13 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use unanimous_sdk::protocol::{CoordinatorId, Epoch, TransactionId, UnixMillis};
 
-pub use self::{error::Error, index::{Find, Tag}, memory::Memory, rocks::RocksDb, writer::Stats};
+pub use self::{
+    error::Error,
+    index::{Find, Tag},
+    memory::Memory,
+    rocks::RocksDb,
+    writer::Stats,
+};
 pub use crate::transaction::Lsn;
 use crate::transaction::{Record, Transaction};
 

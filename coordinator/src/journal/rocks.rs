@@ -110,7 +110,13 @@ impl Opened {
         let thread = thread::Builder::new().name("log".to_owned()).spawn(move || writer.run());
         let thread = thread.map_err(Error::io("start a thread that writes", self.folder.database()))?;
         let retention = Mutex::new(Retention::default());
-        Ok(RocksDb { database: self.database, queue, writer: Mutex::new(Some(thread)), retention, _folder: self.folder })
+        Ok(RocksDb {
+            database: self.database,
+            queue,
+            writer: Mutex::new(Some(thread)),
+            retention,
+            _folder: self.folder,
+        })
     }
 }
 

@@ -47,13 +47,12 @@ impl Record {
     pub fn is_forced(&self) -> bool {
         match self {
             Self::Decided(transaction) => {
-                !transaction.keys.is_empty() || transaction.decided.as_ref().is_some_and(|decided| decided.sequence.is_some())
+                !transaction.keys.is_empty()
+                    || transaction.decided.as_ref().is_some_and(|decided| decided.sequence.is_some())
             }
-            Self::Begun(_)
-            | Self::Enlisted(_)
-            | Self::Voted { .. }
-            | Self::Acknowledged { .. }
-            | Self::Keyed(_) => false,
+            Self::Begun(_) | Self::Enlisted(_) | Self::Voted { .. } | Self::Acknowledged { .. } | Self::Keyed(_) => {
+                false
+            }
         }
     }
 }
@@ -97,9 +96,8 @@ impl Transaction {
     /// The transaction that these records, in their order, have made.
     pub fn replay(records: impl IntoIterator<Item = Record>) -> Result<Self, Inconsistent> {
         let mut records = records.into_iter();
-        let mut transaction = match records.next() {
-            Some(Record::Begun(transaction)) => transaction,
-            _ => return Err(Inconsistent("a transaction's first record is not its beginning")),
+        let Some(Record::Begun(mut transaction)) = records.next() else {
+            return Err(Inconsistent("a transaction's first record is not its beginning"));
         };
         transaction.records = 1;
         for record in records {

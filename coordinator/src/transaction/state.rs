@@ -231,7 +231,9 @@ pub struct Branch {
 // Payloads are compared by their digests, so that a branch is equal to itself after its payload has gone.
 impl PartialEq for Branch {
     fn eq(&self, other: &Self) -> bool {
-        let key = |b: &Self| (b.name.clone(), b.participant.clone(), b.payload_digest, b.state, b.vote, b.detail.clone(), b.heard);
+        let key = |b: &Self| {
+            (b.name.clone(), b.participant.clone(), b.payload_digest, b.state, b.vote, b.detail.clone(), b.heard)
+        };
         key(self) == key(other)
     }
 }

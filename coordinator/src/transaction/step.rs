@@ -406,7 +406,9 @@ impl Transaction {
         let branch = self.branches.get(at).ok_or(NotAllowed::Misplaced)?;
         match branch.state {
             state if state == told => {}
-            BranchState::Enlisted | BranchState::Preparing | BranchState::Prepared => return Err(NotAllowed::Misplaced),
+            BranchState::Enlisted | BranchState::Preparing | BranchState::Prepared => {
+                return Err(NotAllowed::Misplaced);
+            }
             BranchState::Committing | BranchState::Aborting => return Err(NotAllowed::Misplaced),
             BranchState::ReadOnly
             | BranchState::Refused

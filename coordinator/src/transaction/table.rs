@@ -22,56 +22,69 @@ fn states() -> Vec<(&'static str, Transaction)> {
         ("active, a prepared unasked", fed(begun(&["a", "b"]), [voted("a", Vote::Prepared)])),
         ("active, both read-only", fed(begun(&["a", "b"]), [voted("a", Vote::ReadOnly), voted("b", Vote::ReadOnly)])),
         ("preparing", fed(begun(&["a", "b"]), [Event::Commit])),
-        ("preparing, a unreachable", fed(begun(&["a", "b"]), [Event::Commit, Event::NotAnswered(0, Heard::Unreachable)])),
+        (
+            "preparing, a unreachable",
+            fed(begun(&["a", "b"]), [Event::Commit, Event::NotAnswered(0, Heard::Unreachable)]),
+        ),
         ("preparing, a prepared", fed(begun(&["a", "b"]), [Event::Commit, Event::PrepareAnswered(0, prepared())])),
         ("preparing, a read-only", fed(begun(&["a", "b"]), [Event::Commit, Event::PrepareAnswered(0, read_only())])),
         (
             "committing",
-            fed(begun(&["a", "b"]), [
-                Event::Commit,
-                Event::PrepareAnswered(0, prepared()),
-                Event::PrepareAnswered(1, prepared()),
-            ]),
+            fed(
+                begun(&["a", "b"]),
+                [Event::Commit, Event::PrepareAnswered(0, prepared()), Event::PrepareAnswered(1, prepared())],
+            ),
         ),
         (
             "committing, a acknowledged",
-            fed(begun(&["a", "b"]), [
-                Event::Commit,
-                Event::PrepareAnswered(0, prepared()),
-                Event::PrepareAnswered(1, prepared()),
-                Event::CommitAnswered(0, CommitAnswer::Committed),
-            ]),
+            fed(
+                begun(&["a", "b"]),
+                [
+                    Event::Commit,
+                    Event::PrepareAnswered(0, prepared()),
+                    Event::PrepareAnswered(1, prepared()),
+                    Event::CommitAnswered(0, CommitAnswer::Committed),
+                ],
+            ),
         ),
         (
             "committing, a read-only",
-            fed(begun(&["a", "b"]), [
-                Event::Commit,
-                Event::PrepareAnswered(0, read_only()),
-                Event::PrepareAnswered(1, prepared()),
-            ]),
+            fed(
+                begun(&["a", "b"]),
+                [Event::Commit, Event::PrepareAnswered(0, read_only()), Event::PrepareAnswered(1, prepared())],
+            ),
         ),
         (
             "committed",
-            fed(begun(&["a", "b"]), [
-                Event::Commit,
-                Event::PrepareAnswered(0, prepared()),
-                Event::PrepareAnswered(1, prepared()),
-                Event::CommitAnswered(0, CommitAnswer::Committed),
-                Event::CommitAnswered(1, CommitAnswer::Committed),
-            ]),
+            fed(
+                begun(&["a", "b"]),
+                [
+                    Event::Commit,
+                    Event::PrepareAnswered(0, prepared()),
+                    Event::PrepareAnswered(1, prepared()),
+                    Event::CommitAnswered(0, CommitAnswer::Committed),
+                    Event::CommitAnswered(1, CommitAnswer::Committed),
+                ],
+            ),
         ),
         ("aborting", fed(begun(&["a", "b"]), [Event::Abort(reason())])),
         (
             "aborting, a refused",
-            fed(begun(&["a", "b"]), [Event::Commit, Event::PrepareAnswered(0, PrepareAnswer::Refused { reason: None })]),
+            fed(
+                begun(&["a", "b"]),
+                [Event::Commit, Event::PrepareAnswered(0, PrepareAnswer::Refused { reason: None })],
+            ),
         ),
         (
             "aborted",
-            fed(begun(&["a", "b"]), [
-                Event::Abort(reason()),
-                Event::AbortAnswered(0, AbortAnswer::Aborted),
-                Event::AbortAnswered(1, AbortAnswer::Aborted),
-            ]),
+            fed(
+                begun(&["a", "b"]),
+                [
+                    Event::Abort(reason()),
+                    Event::AbortAnswered(0, AbortAnswer::Aborted),
+                    Event::AbortAnswered(1, AbortAnswer::Aborted),
+                ],
+            ),
         ),
         ("aborting after a restart", restarted(begun(&["a", "b"]))),
     ]
@@ -130,7 +143,9 @@ fn command(transaction: &Transaction, command: &Command) -> String {
             let what = match record {
                 Record::Begun(_) => "begun".to_owned(),
                 Record::Enlisted(branch) => format!("enlisted {}", branch.name),
-                Record::Voted { branch, vote } => format!("voted {}: {vote:?}", transaction.branches[*branch as usize].name),
+                Record::Voted { branch, vote } => {
+                    format!("voted {}: {vote:?}", transaction.branches[*branch as usize].name)
+                }
                 Record::Decided(whole) => {
                     let decided = whole.decided.as_ref().unwrap();
                     let sequence = decided.sequence.map_or("no sequence".to_owned(), |n| format!("sequence {n}"));

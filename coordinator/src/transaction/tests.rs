@@ -9,8 +9,8 @@ use unanimous_sdk::protocol::{
 };
 
 use super::{
-    Barrier, BranchState, Call, Command, Event, Heard, Key, KeyedCall, Log, Lsn, NotAllowed, Payload, Reason, ReasonCode, Record, State,
-    Step, Transaction,
+    Barrier, BranchState, Call, Command, Event, Heard, Key, KeyedCall, Log, Lsn, NotAllowed, Payload, Reason,
+    ReasonCode, Record, State, Step, Transaction,
 };
 
 pub(super) fn log() -> Log {
@@ -83,9 +83,11 @@ fn commit_is_decided_only_when_every_branch_has_voted() {
 
 #[test]
 fn a_decision_is_sent_and_told_only_when_its_record_is_durable() {
-    for events in [vec![Event::Commit, Event::PrepareAnswered(0, PREPARED)], vec![Event::Abort(reason())], vec![
-        Event::DeadlinePassed,
-    ]] {
+    for events in [
+        vec![Event::Commit, Event::PrepareAnswered(0, PREPARED)],
+        vec![Event::Abort(reason())],
+        vec![Event::DeadlinePassed],
+    ] {
         let mut transaction = begun(&["a"]);
         let mut log = log();
         for event in events {
@@ -167,7 +169,8 @@ fn the_reason_at_the_deadline_is_what_was_last_heard_of_the_first_missing_branch
 #[test]
 fn branches_without_a_name_get_their_number_or_the_next_that_is_free() {
     let branches = vec![(Some(name("2")), url("x"), None), (None, url("y"), None), (None, url("z"), None)];
-    let made = Transaction::begin(BTreeMap::new(), UnixMillis(0), vec![], branches, UnixMillis(0), &mut log()).unwrap().0;
+    let made =
+        Transaction::begin(BTreeMap::new(), UnixMillis(0), vec![], branches, UnixMillis(0), &mut log()).unwrap().0;
     let names: Vec<_> = made.branches.iter().map(|b| b.name.as_str().to_owned()).collect();
     assert_eq!(names, ["2", "3", "4"]);
     let twice = vec![(Some(name("a")), url("x"), None), (Some(name("a")), url("x"), None)];
@@ -193,12 +196,15 @@ fn payloads_leave_with_the_vote_and_are_never_in_a_record() {
 
 #[test]
 fn a_heuristic_end_is_final_and_is_shown() {
-    let mut transaction = fed(begun(&["a", "b"]), [
-        Event::Commit,
-        Event::PrepareAnswered(0, PREPARED),
-        Event::PrepareAnswered(1, PREPARED),
-        Event::CommitAnswered(0, CommitAnswer::UnknownBranch),
-    ]);
+    let mut transaction = fed(
+        begun(&["a", "b"]),
+        [
+            Event::Commit,
+            Event::PrepareAnswered(0, PREPARED),
+            Event::PrepareAnswered(1, PREPARED),
+            Event::CommitAnswered(0, CommitAnswer::UnknownBranch),
+        ],
+    );
     assert_eq!(transaction.branches[0].state, BranchState::HeuristicUnknown);
     let again = transaction.step(Event::CommitAnswered(0, CommitAnswer::Committed), &mut log());
     assert_eq!(again, Ok(Step::Unchanged));

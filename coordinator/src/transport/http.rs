@@ -280,6 +280,7 @@ fn failed(error: &reqwest::Error) -> Attempt {
 
 /// An answer that doesn't count, for people.
 fn describe(status: u16, content_type: Option<&str>, body: &[u8]) -> String {
-    let head: String = String::from_utf8_lossy(&body[..body.len().min(200)]).chars().filter(|c| !c.is_control()).collect();
+    let head: String =
+        String::from_utf8_lossy(&body[..body.len().min(200)]).chars().filter(|c| !c.is_control()).collect();
     format!("an answer that doesn't count: {status} {} {head}", content_type.unwrap_or("without a content type"))
 }

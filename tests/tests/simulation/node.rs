@@ -42,7 +42,7 @@ impl Node {
     }
 
     /// Takes a message of the coordinator. What it votes is decided by `vote`.
-    pub fn receive(&mut self, from: &Coordinator, message: &Message, ticket: Ticket, vote: Result<Vote, String>) {
+    pub fn receive(&mut self, from: &Coordinator, message: &Message, ticket: Ticket, vote: &Result<Vote, String>) {
         let call = match message.call {
             CallKind::Prepare => Call::Prepare {
                 payload: message.payload.as_ref().and_then(|raw| Payload::parse(raw.get())),

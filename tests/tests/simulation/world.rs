@@ -186,7 +186,7 @@ impl World {
             _ => Ok(Vote::Prepared),
         };
         self.say(|| format!("node {node}: gets {:?} {}/{}", message.call, message.transaction, message.branch));
-        self.nodes[node].receive(from, message, ticket, vote);
+        self.nodes[node].receive(from, message, ticket, &vote);
     }
 
     /// A request, or its answer, is lost on the way.
@@ -323,7 +323,8 @@ impl World {
         self.say(|| format!("coordinator: {how}"));
         let (journal, recovered) = opened.expect("the log opens");
         self.journal = journal;
-        self.engine = engine(self.now, recovered, random as u64);
+        let seed = self.random.random();
+        self.engine = engine(self.now, recovered, seed);
         self.waiting.clear();
         for flight in self.flights.values_mut() {
             flight.awaited = false;
@@ -430,7 +431,8 @@ impl World {
             for node in &mut self.nodes {
                 node.sync();
             }
-            if self.engine.live() == 0 && self.flights.is_empty() && self.nodes.iter().all(|n| n.in_doubt().is_empty()) {
+            if self.engine.live() == 0 && self.flights.is_empty() && self.nodes.iter().all(|n| n.in_doubt().is_empty())
+            {
                 return self.agree();
             }
         }

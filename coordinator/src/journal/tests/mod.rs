@@ -4,6 +4,6 @@ mod damage;
 mod folder;
 mod killed;
 mod memory;
-mod rules;
 mod retention;
+mod rules;
 mod story;
