@@ -354,8 +354,9 @@ async fn teller(office: Arc<Office>, seed: u64) -> Vec<Attempt> {
             Ok(_) | Err(_) => Told::Unknown,
         };
         let moved = |bank, account: &str, cents| Move { account: named(bank, account), cents };
-        let moves = vec![moved(from, &debit, -(cents + FEE)), moved(1 - from, &credit, cents), moved(2, "fees", FEE)];
-        attempts.push(Attempt { transaction: id, moves, told: vec![told] });
+        let postings =
+            vec![moved(from, &debit, -(cents + FEE)), moved(1 - from, &credit, cents), moved(2, "fees", FEE)];
+        attempts.push(Attempt { transaction: id, moves: postings, told: vec![told] });
     }
     attempts
 }
