@@ -67,6 +67,10 @@ impl Retention {
         database.write(&changes, false)?;
         database.forget_index_before(since);
         // At most a quarter more than is kept takes room for nothing.
+        if self.compacted == UnixMillis::default() {
+            // Not at every start: it writes much, and the disk may be short of room.
+            self.compacted = now;
+        }
         if now.since(self.compacted) > keep / 4 {
             self.compacted = now;
             // (`live` is nothing but deletions after a while, which only this drops.)
