@@ -24,6 +24,11 @@ impl<T> Gates<T> {
         Self { progress: Progress::default(), durable: BTreeMap::new(), written: BTreeMap::new() }
     }
 
+    /// How far the log has come.
+    pub(super) fn progress(&self) -> Progress {
+        self.progress
+    }
+
     /// Whether the log has come as far as this.
     pub(super) fn is_open(&self, barrier: Barrier) -> bool {
         barrier.durable <= self.progress.durable && barrier.written <= self.progress.written

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use unanimous_sdk::protocol::{ParticipantUrl, TransactionId};
 
-use super::{Engine, Refusal, Refused, Service, View};
+use super::{Engine, Refused, Service, View};
 use crate::{
     journal::{Find, Tag},
     transaction::{State, Transaction},
@@ -104,7 +104,6 @@ impl Service {
             }
         }
         let mut finished = 0;
-        let unreadable = |error: crate::journal::Error| Refused::new(Refusal::Unreadable(error.to_string()));
         let each = &mut |id, transaction| {
             let view = View::of_finished(id, transaction);
             if filter.fits(&view) {
@@ -116,7 +115,7 @@ impl Service {
             }
             finished < wanted
         };
-        self.0.journal.find(&filter.find(), each).map_err(unreadable)?;
+        self.0.journal.find(&filter.find(), each)?;
         let more = found.len() > most;
         Ok((found.into_values().rev().take(most).collect(), more))
     }

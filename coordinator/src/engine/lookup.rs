@@ -6,7 +6,7 @@ use tokio::{
 };
 use unanimous_sdk::protocol::TransactionId;
 
-use super::{Engine, Milestone, NewKey, Now, Refusal, Refused, Service, View, Waiting, bound_in};
+use super::{Engine, Milestone, NewKey, Now, Refused, Service, View, Waiting, bound_in};
 use crate::{
     journal::{Find, Tag},
     transaction::KeyedCall,
@@ -38,8 +38,8 @@ impl Service {
         let Some(key) = key else { return self.with(work).map(Once::Done) };
         let mut work = Some(work);
         loop {
-            let live = |engine: &mut Engine, _| Ok((engine.begun_under(key)?, engine.left()));
-            let (known, seen) = self.with(live)?;
+            let (known, seen) = self.with(|engine, _| (engine.begun_under(key), engine.left()));
+            let known = known?;
             if let Some(id) = known {
                 return Ok(Once::Before(id));
             }
@@ -77,8 +77,7 @@ impl Service {
             }
             false
         };
-        let unreadable = |error: crate::journal::Error| Refused::new(Refusal::Unreadable(error.to_string()));
-        blocking(|| self.0.journal.find(&find, each)).map_err(unreadable)?;
+        blocking(|| self.0.journal.find(&find, each))?;
         found
     }
 

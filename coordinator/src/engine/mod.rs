@@ -163,8 +163,6 @@ pub struct Engine {
     horizon: Horizon,
     /// The highest transaction id or epoch that was ever minted or logged.
     newest: Uuid,
-    written: Lsn,
-    durable: Lsn,
     /// The last entry that was forced only to make durable what was before it.
     checkpointed: Lsn,
     next_lsn: Lsn,
@@ -197,8 +195,6 @@ impl Engine {
             timers: Timers::new(),
             horizon: Horizon::new(recovered.highest, recovered.live.iter().map(|(id, _)| *id)),
             newest,
-            written: Lsn(0),
-            durable: Lsn(0),
             checkpointed: Lsn(0),
             next_lsn: Lsn(1),
             next_sequence: recovered.sequence + 1,
@@ -261,14 +257,13 @@ impl Engine {
 
     /// The log has come further.
     pub fn progress(&mut self, now: Now, progress: Progress) {
-        self.written = self.written.max(progress.written);
-        self.durable = self.durable.max(progress.durable);
         self.horizon.durable(progress.durable);
         for gated in self.gates.advance(progress) {
             self.pass(now, gated);
         }
         // What changes nothing forces nothing: without this the horizon would stand still, and what waits for it grow.
-        if self.written.0 > self.durable.0.max(self.checkpointed.0) + MOST_UNSYNCED {
+        let Progress { written, durable } = self.gates.progress();
+        if written.0 > durable.max(self.checkpointed).0 + MOST_UNSYNCED {
             self.checkpointed = self.next_lsn;
             self.next_lsn.0 += 1;
             self.outputs.push(Output::Append(self.checkpointed, Entry::Checkpoint));

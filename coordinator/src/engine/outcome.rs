@@ -38,6 +38,12 @@ pub struct Refused {
     pub tell_after: Barrier,
 }
 
+impl From<crate::journal::Error> for Refused {
+    fn from(error: crate::journal::Error) -> Self {
+        Self::new(Refusal::Unreadable(error.to_string()))
+    }
+}
+
 impl Refused {
     pub(crate) fn new(why: Refusal) -> Self {
         Self { why, tell_after: Barrier::NONE }

@@ -18,9 +18,9 @@ use unanimous_sdk::{
     protocol::{Coordinator, Outcome, TransactionId, UnixMillis},
 };
 
-use super::{Engine, Inquiry, Now, Output, Refusal, Refused, View};
+use super::{Engine, Inquiry, Now, Output, Refused, View};
 use crate::{
-    journal::{self, Journal, Progress},
+    journal::{Journal, Progress},
     metrics::Metrics,
     transaction::{Barrier, Call, Transaction},
     transport::{Http, Request},
@@ -168,8 +168,7 @@ impl Service {
 
     /// A transaction that has finished.
     pub fn finished(&self, id: TransactionId) -> Result<Option<Transaction>, Refused> {
-        super::lookup::blocking(|| self.0.journal.finished(id))
-            .map_err(|error: journal::Error| Refused::new(Refusal::Unreadable(error.to_string())))
+        Ok(super::lookup::blocking(|| self.0.journal.finished(id))?)
     }
 
     /// Answers a participant in doubt.

@@ -9,8 +9,8 @@ use reqwest::header::CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use unanimous_sdk::protocol::{
-    AbortAnswer, BranchName, CommitAnswer, Coordinator, CoordinatorId, Epoch, MAX_ANSWER_BYTES, PrepareAnswer,
-    ProblemType, TransactionId, UnixMillis,
+    AbortAnswer, BATCH_HEADER, BranchName, CommitAnswer, Coordinator, CoordinatorId, Epoch, MAX_ANSWER_BYTES,
+    MAX_BATCH_ANSWER_BYTES, PrepareAnswer, ProblemType, TransactionId, UnixMillis,
 };
 
 use super::{Attempt, Message, Offer, Request, Returned};
@@ -21,12 +21,6 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection that isn't there by then can't be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The most bytes the answer to a batch may have.
-const MAX_BATCH_ANSWER_BYTES: usize = 1024 * 1024;
-
-/// By this header a participant says how many calls it takes in one.
-const BATCH_HEADER: &str = "unanimous-batch";
 
 /// Makes calls. Cheap to clone.
 #[derive(Clone, Debug)]
