@@ -51,7 +51,7 @@ pub enum Error {
     #[error("{0}")]
     Journal(#[from] journal::Error),
     #[error("the HTTP client could not be started: {0}")]
-    Transport(#[from] reqwest::Error),
+    Transport(#[from] crate::transport::Error),
     #[error("signals can't be received: {0}")]
     Signals(std::io::Error),
     #[error("the thread that opens or closes the log has ended: {0}")]

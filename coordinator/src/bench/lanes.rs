@@ -1,4 +1,4 @@
-//! All messages that wait for a participant in one request.
+//! All messages that wait for a participant in one request, sent by the coordinator's own client.
 //!
 //! Always true: at most [`AT_ONCE`] requests of a kind (prepares, decisions) are under way to a participant; nothing
 //! waits unless that many are.
@@ -14,23 +14,23 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 use unanimous_sdk::protocol::Coordinator;
-use url::Url;
 
 use super::null::{Message, name};
-use crate::transaction::Call;
+use crate::{transaction::Call, transport::client::Client};
 
 const AT_ONCE: usize = 2;
 
 /// The most messages of a request; the body's limit is looked at with room for one of the largest.
 const MOST: usize = 1024;
 const MOST_BYTES: usize = 900_000;
+const MOST_ANSWER_BYTES: usize = 1 << 20;
 
 /// Status and body.
 type Told = (u16, Bytes);
 
 /// Sends messages together.
 pub struct Lanes {
-    client: reqwest::Client,
+    client: Client,
     /// What a body starts with.
     head: Vec<u8>,
     by_participant: Mutex<HashMap<Box<str>, [Arc<Lane>; 2]>>,
@@ -38,7 +38,7 @@ pub struct Lanes {
 
 /// What goes to one participant, of one kind.
 struct Lane {
-    url: Url,
+    url: String,
     queue: Mutex<Queue>,
 }
 
@@ -71,7 +71,7 @@ struct Answer<'a> {
 
 impl Lanes {
     /// Sends as this coordinator.
-    pub fn new(client: reqwest::Client, coordinator: &Coordinator) -> Self {
+    pub fn new(client: Client, coordinator: &Coordinator) -> Self {
         let coordinator = serde_json::to_string(coordinator).unwrap_or_default();
         let head = format!(r#"{{"coordinator":{coordinator},"messages":["#).into_bytes();
         Self { client, head, by_participant: Mutex::default() }
@@ -98,7 +98,7 @@ impl Lanes {
         if let Some(both) = lanes.get(participant) {
             return Some(Arc::clone(&both[kind]));
         }
-        let url: Url = format!("{participant}/batch").parse().ok()?;
+        let url = format!("{participant}/batch");
         let new = || Arc::new(Lane { url: url.clone(), queue: Mutex::default() });
         Some(Arc::clone(&lanes.entry(participant.into()).or_insert_with(|| [new(), new()])[kind]))
     }
@@ -123,13 +123,11 @@ impl Lanes {
         body.extend_from_slice(&self.head);
         body.extend_from_slice(&batch.messages);
         body.extend_from_slice(b"]}");
-        let request =
-            self.client.post(lane.url.clone()).header(reqwest::header::CONTENT_TYPE, "application/json").body(body);
-        let answer = request.send().await.ok()?;
-        if answer.status() != reqwest::StatusCode::OK {
+        let answer = self.client.post(lane.url.clone(), body, None, MOST_ANSWER_BYTES).await.ok()?;
+        if answer.status != 200 {
             return None;
         }
-        let body = answer.bytes().await.ok()?;
+        let body = Bytes::from(answer.body);
         let Answers { answers } = serde_json::from_slice(&body).ok()?;
         if answers.len() != batch.tell.len() {
             return None;

@@ -21,7 +21,7 @@ use super::{
     server::{self, Answer, json},
     single::Single,
 };
-use crate::{engine::Clock, transaction::Call};
+use crate::{engine::Clock, transaction::Call, transport::client::Client};
 
 /// The deadline is as far away as the coordinator's default.
 const DEADLINE_MS: u64 = 30_000;
@@ -80,10 +80,11 @@ pub async fn run(options: options::Null, batching: bool) -> Result<(), String> {
         url: format!("http://{}", options.listen),
         horizon: TransactionId::from_uuid(Uuid::now_v7()),
     };
-    let client = client().map_err(|error| error.to_string())?;
     let way = if batching {
+        let client = Client::new().map_err(|error| error.to_string())?;
         Way::Together(Arc::new(Lanes::new(client, &coordinator)))
     } else {
+        let client = reqwest().map_err(|error| error.to_string())?;
         Way::Alone(Single::new(client, coordinator))
     };
     server::serve(options.listen, move |to, body| {
@@ -99,9 +100,9 @@ pub async fn run(options: options::Null, batching: bool) -> Result<(), String> {
     .await
 }
 
-/// As the coordinator's is set up, but for two things that could only slow it down: it keeps all idle connections, and
-/// has no time limit.
-fn client() -> Result<reqwest::Client, reqwest::Error> {
+/// Set up as the coordinator's client is, but for two things that could only slow it down: it keeps all idle connections,
+/// and has no time limit.
+fn reqwest() -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())

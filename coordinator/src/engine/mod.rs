@@ -171,6 +171,8 @@ pub struct Engine {
     superseded: Option<(Epoch, ParticipantUrl)>,
     /// New work is refused; what is under way goes on.
     disk_full: bool,
+    /// Somebody waits for an entry that nothing else makes the log write at once.
+    hurry: bool,
     outputs: Vec<Output>,
 }
 
@@ -201,6 +203,7 @@ impl Engine {
             random: StdRng::from_seed(seed),
             superseded: None,
             disk_full: false,
+            hurry: false,
             outputs: vec![],
         };
         let ids: Vec<_> = recovered.live.iter().map(|(id, _)| *id).collect();
@@ -237,6 +240,11 @@ impl Engine {
     /// What is to be done now; the outputs of all operations since it was last asked.
     pub fn take_outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.outputs)
+    }
+
+    /// Whether somebody waits for the log to write what was appended, since it was last asked.
+    pub fn take_hurry(&mut self) -> bool {
+        std::mem::take(&mut self.hurry)
     }
 
     /// When [`Engine::tick`] is due.
@@ -292,6 +300,8 @@ impl Engine {
             // Those who gave up waiting leave their place to others.
             live.waiters.retain(|(_, waiter)| !waiter.is_closed());
             live.waiters.push((milestone, tell));
+            // Its last entry may lie there, and wait for company.
+            self.hurry |= live.transaction.state.is_finished();
         }
         Some(wait)
     }
@@ -356,8 +366,17 @@ impl Engine {
     }
 
     fn gate(&mut self, now: Now, barrier: Barrier, gated: Gated) {
-        if let Some(gated) = self.gates.pass(barrier, gated) {
-            self.pass(now, gated);
+        let waited_for = match &gated {
+            // An end that nobody waits for may be written with something else.
+            Gated::TellEnd(id) => self.live.get(id).is_some_and(|live| !live.waiters.is_empty()),
+            // The horizon takes its time.
+            Gated::EndDurable(_) => false,
+            Gated::Deliver(_) | Gated::Tell(_) | Gated::Answer(_) => true,
+        };
+        match self.gates.pass(barrier, gated) {
+            Some(gated) => self.pass(now, gated),
+            // A forced entry is written at once as it is.
+            None => self.hurry |= waited_for && barrier.written != Lsn(0),
         }
     }
 

@@ -110,6 +110,9 @@ impl Service {
             self.0.metrics.appended(&entries);
             self.0.journal.append(first, entries);
         }
+        if engine.take_hurry() {
+            self.0.journal.hurry();
+        }
         let next = engine.next_timer().unwrap_or(u64::MAX);
         drop(engine);
         if next < self.0.wakes_at.load(Ordering::Acquire) {

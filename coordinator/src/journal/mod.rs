@@ -124,8 +124,12 @@ pub struct Recovered {
 
 /// An open log.
 pub trait Journal: Send + Sync + 'static {
-    /// Takes entries, the first of which has the number `first`, the next one more, and so on. Doesn't wait.
+    /// Takes entries, the first of which has the number `first`, the next one more, and so on. Doesn't wait. Forced ones are
+    /// written at once, with all before them; lazy ones in a few milliseconds.
     fn append(&self, first: Lsn, entries: Vec<Entry>);
+
+    /// Somebody waits for what was appended so far to be written: that is not put off.
+    fn hurry(&self);
 
     /// How a finished transaction ended; None if the log doesn't know it as finished.
     fn finished(&self, id: TransactionId) -> Result<Option<Transaction>, Error>;

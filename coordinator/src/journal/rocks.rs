@@ -148,6 +148,10 @@ impl Journal for RocksDb {
         self.queue.append(first, entries);
     }
 
+    fn hurry(&self) {
+        self.queue.hurry();
+    }
+
     fn finished(&self, id: TransactionId) -> Result<Option<Transaction>, Error> {
         index::finished(&*self.database, id)
     }

@@ -2,6 +2,9 @@
 //!
 //! Always true: entries are written in the order they were appended, one batch at a time. Order of a batch: write (and
 //! sync if an entry in it is forced), then the mark, then the report. After a failure nothing is written or reported.
+//!
+//! Lazy entries that nobody waits for wake nobody: they ride with the next batch that somebody waits for, or go after
+//! [`PATIENCE`]. A batch for each of them cost more than all else that the log does.
 
 use std::{
     sync::{
@@ -16,6 +19,9 @@ use unanimous_sdk::failpoint;
 use super::{
     Entry, Error, Lsn, OnFatal, OnProgress, Progress, database::Database, folder::Folder, ledger::Ledger, mark::Mark,
 };
+
+/// How long lazy entries that nobody waits for may wait for company.
+const PATIENCE: Duration = Duration::from_millis(5);
 
 /// What writing has cost since the log was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +50,10 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct Waiting {
     entries: Vec<Entry>,
+    /// Since when.
+    since: Option<Instant>,
+    /// Somebody waits for them.
+    wanted: bool,
     /// Of the last entry ever appended.
     last: Lsn,
     /// An append that didn't begin where the one before ended.
@@ -70,13 +80,31 @@ impl Queue {
             waiting.misused.get_or_insert((first, expected));
         }
         waiting.last = Lsn(waiting.last.0.saturating_add(entries.len() as u64));
+        let forced = entries.iter().any(Entry::is_forced);
+        // Who is idle must look at the clock from now on.
+        let wake = waiting.entries.is_empty() || (forced && !waiting.wanted);
+        waiting.wanted |= forced;
+        waiting.since.get_or_insert_with(Instant::now);
         if waiting.entries.is_empty() {
             waiting.entries = entries;
         } else {
             waiting.entries.extend(entries);
         }
         drop(waiting);
-        self.wake.notify_one();
+        if wake {
+            self.wake.notify_one();
+        }
+    }
+
+    /// What was appended so far is waited for.
+    pub(super) fn hurry(&self) {
+        let mut waiting = self.lock();
+        let wake = !waiting.entries.is_empty() && !waiting.wanted;
+        waiting.wanted |= wake;
+        drop(waiting);
+        if wake {
+            self.wake.notify_one();
+        }
     }
 
     /// What waits is still written, and a checkpoint behind it.
@@ -102,11 +130,18 @@ impl Queue {
 
     /// Waits for something to do; None when there will be nothing more.
     fn take(&self) -> Result<Option<Taken>, Error> {
-        let idle = |waiting: &mut Waiting| waiting.entries.is_empty() && !waiting.closing && !waiting.abandoned;
-        let mut waiting = self.wake.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.lock();
+        while !waiting.wanted && !waiting.closing && !waiting.abandoned {
+            waiting = match waiting.since.map(|since| PATIENCE.saturating_sub(since.elapsed())) {
+                None => self.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => break,
+                Some(rest) => self.wake.wait_timeout(waiting, rest).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        }
         if let Some((Lsn(first), Lsn(expected))) = waiting.misused {
             return Err(Error::Misuse(format!("entries were appended from number {first} instead of {expected}")));
         }
+        (waiting.since, waiting.wanted) = (None, false);
         let taken =
             Taken { entries: std::mem::take(&mut waiting.entries), last: waiting.last, closing: waiting.closing };
         Ok((!waiting.abandoned).then_some(taken))

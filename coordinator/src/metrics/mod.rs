@@ -49,6 +49,10 @@ pub struct Metrics {
     unfinished: Mutex<Unfinished>,
     /// As it was after the last batch.
     log: Mutex<Stats>,
+    /// Those that are counted for every transaction: to have one registered again costs more than all else here.
+    decisions: HashMap<[&'static str; 2], Counter>,
+    calls: HashMap<[&'static str; 2], Counter>,
+    requests: Mutex<HashMap<(&'static str, u16), Vec<(Box<str>, Counter)>>>,
     retries: Mutex<HashMap<ParticipantUrl, Counter>>,
 }
 
@@ -67,12 +71,24 @@ impl Metrics {
             log_batch: histogram(name::LOG_BATCH),
             unfinished: Mutex::new(Unfinished::new(recovered)),
             log: Mutex::default(),
+            decisions: HashMap::new(),
+            calls: HashMap::new(),
+            requests: Mutex::default(),
             retries: Mutex::default(),
             recorder,
         };
         metrics.gauge(name::BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
-        name::each_known(|name, labels| metrics.counter(name, labels).increment(0));
-        metrics
+        let (mut decisions, mut calls) = (HashMap::new(), HashMap::new());
+        name::each_known(|name, labels| {
+            let counter = metrics.counter(name, labels);
+            counter.increment(0);
+            match (name, labels) {
+                (name::DECISIONS, [(_, decision), (_, reason)]) => decisions.insert([*decision, *reason], counter),
+                (name::CALLS, [(_, call), (_, result)]) => calls.insert([*call, *result], counter),
+                _ => None,
+            };
+        });
+        Self { decisions, calls, ..metrics }
     }
 
     /// These entries go to the log. Called under the engine's lock, in their order: a few look-ups in a map for each.
@@ -116,7 +132,10 @@ impl Metrics {
             Decision::Abort => "abort",
         };
         let reason = reason.map_or("none", name::of_reason);
-        self.counter(name::DECISIONS, &[("decision", decision), ("reason", reason)]).increment(1);
+        match self.decisions.get(&[decision, reason]) {
+            Some(counter) => counter.increment(1),
+            None => self.counter(name::DECISIONS, &[("decision", decision), ("reason", reason)]).increment(1),
+        }
         if let Some(asked) = lock(&self.unfinished).decided(view.id(), Instant::now()) {
             self.prepare.record(asked);
         }
@@ -148,7 +167,11 @@ impl Metrics {
             Attempt::NotTaken => ("not_taken", false),
             Attempt::Stale(_) => ("stale_epoch", false),
         };
-        self.counter(name::CALLS, &[("call", name::of_call(message.call)), ("result", result)]).increment(1);
+        let call = name::of_call(message.call);
+        match self.calls.get(&[call, result]) {
+            Some(counter) => counter.increment(1),
+            None => self.counter(name::CALLS, &[("call", call), ("result", result)]).increment(1),
+        }
         if !answered {
             lock(&self.unfinished).failed(message.transaction, message.at, message.call);
         }
@@ -196,7 +219,12 @@ impl Metrics {
     }
 
     /// A request was answered. `route` is a template, never a path.
-    pub(crate) fn answered(&self, method: &str, route: &str, status: u16) {
+    pub(crate) fn answered(&self, method: &'static str, route: &str, status: u16) {
+        let mut requests = lock(&self.requests);
+        let routes = requests.entry((method, status)).or_default();
+        if let Some((_, counter)) = routes.iter().find(|(known, _)| **known == *route) {
+            return counter.increment(1);
+        }
         let class = match status {
             100..=199 => "1xx",
             200..=299 => "2xx",
@@ -204,7 +232,9 @@ impl Metrics {
             400..=499 => "4xx",
             _ => "5xx",
         };
-        self.counter(name::REQUESTS, &[("method", method), ("route", route), ("status", class)]).increment(1);
+        let counter = self.counter(name::REQUESTS, &[("method", method), ("route", route), ("status", class)]);
+        counter.increment(1);
+        routes.push((route.into(), counter));
     }
 
     /// A call that asked for a commit was answered with the decision.

@@ -121,7 +121,7 @@ pub(super) fn recorder() -> PrometheusRecorder {
 }
 
 /// All counters whose labels are known beforehand, but the one that has none.
-pub(super) fn each_known(mut each: impl FnMut(&'static str, Labels<'_>)) {
+pub(super) fn each_known(mut each: impl FnMut(&'static str, &[(&'static str, &'static str)])) {
     each(DECISIONS, &[("decision", "commit"), ("reason", "none")]);
     for reason in REASONS {
         each(DECISIONS, &[("decision", "abort"), ("reason", of_reason(reason))]);
@@ -130,7 +130,7 @@ pub(super) fn each_known(mut each: impl FnMut(&'static str, Labels<'_>)) {
         each(HEURISTIC, &[("outcome", outcome)]);
     }
     for call in [Call::Prepare, Call::Commit, Call::Abort] {
-        for result in ["answered", "no_answer", "unreachable", "silence", "stale_epoch"] {
+        for result in ["answered", "no_answer", "unreachable", "silence", "not_taken", "stale_epoch"] {
             each(CALLS, &[("call", of_call(call)), ("result", result)]);
         }
     }

@@ -4,7 +4,7 @@
 //! Always true: `in_doubt` is the number of transactions with a prepared branch that has not ended.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
@@ -20,10 +20,10 @@ pub(super) struct Unfinished {
 
 #[derive(Debug, Default)]
 struct One {
-    /// The places of branches that are prepared and have not ended.
-    prepared: HashSet<usize>,
+    /// The places of branches that are prepared and have not ended. (A few: a set of them costs more than all else here.)
+    prepared: Vec<u32>,
     /// Calls that were not answered and have not been made again.
-    failed: HashSet<(usize, Call)>,
+    failed: Vec<(usize, Call)>,
     /// When the first prepare call was made.
     asked: Option<Instant>,
     decided: Option<Instant>,
@@ -57,13 +57,13 @@ impl Unfinished {
                 self.transactions.insert(id, One::default());
             }
             Record::Voted { branch, vote: Vote::Prepared } => self.change(id, |one| {
-                one.prepared.insert(place(*branch));
+                one.prepared.push(*branch);
             }),
             Record::Decided(transaction) => self.change(id, |one| one.prepared = prepared(transaction)),
             Record::Acknowledged { branch, state, .. } => {
                 seen.ended = Some(*state);
                 self.change(id, |one| {
-                    one.prepared.remove(&place(*branch));
+                    one.prepared.retain(|prepared| prepared != branch);
                 });
             }
             Record::Voted { vote: Vote::ReadOnly, .. } | Record::Enlisted(_) | Record::Keyed(_) => {}
@@ -77,13 +77,16 @@ impl Unfinished {
         if call == Call::Prepare {
             one.asked.get_or_insert(now);
         }
-        one.failed.remove(&(at, call))
+        let place = one.failed.iter().position(|failed| *failed == (at, call));
+        place.map(|place| one.failed.swap_remove(place)).is_some()
     }
 
     /// This call was not answered.
     pub(super) fn failed(&mut self, id: TransactionId, at: usize, call: Call) {
-        if let Some(one) = self.transactions.get_mut(&id) {
-            one.failed.insert((at, call));
+        if let Some(one) = self.transactions.get_mut(&id)
+            && !one.failed.contains(&(at, call))
+        {
+            one.failed.push((at, call));
         }
     }
 
@@ -120,12 +123,8 @@ impl Unfinished {
     }
 }
 
-fn prepared(transaction: &Transaction) -> HashSet<usize> {
-    let branches = transaction.branches.iter().enumerate();
+fn prepared(transaction: &Transaction) -> Vec<u32> {
     let has_not_ended = |state: BranchState| state == BranchState::Prepared || state.is_being_told();
-    branches.filter(|(_, b)| b.vote == Some(Vote::Prepared) && has_not_ended(b.state)).map(|(at, _)| at).collect()
-}
-
-fn place(branch: u32) -> usize {
-    branch as usize
+    let places = (0..).zip(&transaction.branches);
+    places.filter(|(_, b)| b.vote == Some(Vote::Prepared) && has_not_ended(b.state)).map(|(at, _)| at).collect()
 }

@@ -538,8 +538,11 @@ impl Transaction {
     }
 
     fn without_payloads(&self) -> Self {
-        let branches = self.branches.iter().map(Branch::without_payload).collect();
-        Self { branches, ..self.clone() }
+        let mut copy = self.clone();
+        for branch in &mut copy.branches {
+            branch.payload = None;
+        }
+        copy
     }
 }
 

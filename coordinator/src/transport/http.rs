@@ -1,31 +1,24 @@
-//! Calls over HTTP, with reqwest.
+//! The calls of the protocol as requests, and what their answers say.
 //!
-//! Always true: redirects are not followed, the environment's proxies are not used, and no more of an answer is read than
-//! an answer may have. In a batch each call's answer counts for itself; another number of answers is none at all.
+//! Always true: in a batch each call's answer counts for itself; another number of answers is none at all.
 
-use std::{error::Error as _, fmt::Write as _, time::Duration};
-
-use reqwest::header::CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use unanimous_sdk::protocol::{
-    AbortAnswer, BATCH_HEADER, BranchName, CommitAnswer, Coordinator, CoordinatorId, Epoch, MAX_ANSWER_BYTES,
+    AbortAnswer, BranchName, CommitAnswer, Coordinator, CoordinatorId, Epoch, MAX_ANSWER_BYTES,
     MAX_BATCH_ANSWER_BYTES, PrepareAnswer, ProblemType, TransactionId, UnixMillis,
 };
 
-use super::{Attempt, Message, Offer, Request, Returned};
+use super::{
+    Attempt, Message, Offer, Request, Returned,
+    client::{Client, Response},
+};
 use crate::transaction::Call;
-
-/// A call times out after this, PROTOCOL §4.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A connection that isn't there by then can't be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Makes calls. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Http {
-    client: reqwest::Client,
+    client: Client,
     /// Who calls; the horizon comes with each message.
     coordinator: Coordinator,
 }
@@ -84,27 +77,10 @@ struct StaleEpoch {
     coordinator: CoordinatorId,
 }
 
-/// An HTTP answer, whole.
-struct Response {
-    status: u16,
-    content_type: Option<String>,
-    offer: Option<Offer>,
-    body: Vec<u8>,
-}
-
 impl Http {
     /// Calls as this coordinator.
-    pub fn new(coordinator: Coordinator) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TIMEOUT)
-            .pool_max_idle_per_host(512)
-            .tcp_nodelay(true)
-            .user_agent(concat!("unanimous/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        Ok(Self { client, coordinator })
+    pub fn new(coordinator: Coordinator) -> Result<Self, super::Error> {
+        Ok(Self { client: Client::new()?, coordinator })
     }
 
     /// Makes the calls of a request.
@@ -182,24 +158,7 @@ impl Http {
     ) -> Result<Response, Attempt> {
         let body = serde_json::to_vec(body);
         let body = body.map_err(|error| Attempt::NoAnswer(format!("the call could not be written: {error}")))?;
-        let mut post = self.client.post(format!("{}/{name}", request.participant));
-        post = post.header(CONTENT_TYPE, "application/json").body(body);
-        if let Some(traceparent) = traceparent {
-            post = post.header("traceparent", traceparent);
-        }
-        let mut answer = post.send().await.map_err(|error| failed(&error))?;
-        let status = answer.status().as_u16();
-        let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
-        let content_type = header(CONTENT_TYPE.as_str()).map(str::to_owned);
-        let offer = header(BATCH_HEADER).and_then(|most| most.parse().ok()).filter(|most| *most > 1).map(Offer::Most);
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|error| failed(&error))? {
-            if body.len() + chunk.len() > most {
-                return Err(Attempt::NoAnswer(format!("{status}, with more than {most} bytes")));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(Response { status, content_type, offer, body })
+        self.client.post(format!("{}/{name}", request.participant), body, traceparent, most).await
     }
 
     /// The higher epoch of this very coordinator that a 412 names.
@@ -254,22 +213,6 @@ fn read(call: Call, status: u16, content_type: Option<&str>, body: &[u8]) -> Att
 fn is_json(content_type: Option<&str>) -> bool {
     let media = content_type.and_then(|text| text.split(';').next()).unwrap_or_default().trim().to_ascii_lowercase();
     media == "application/json" || (media.starts_with("application/") && media.ends_with("+json"))
-}
-
-fn failed(error: &reqwest::Error) -> Attempt {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    if error.is_connect() {
-        Attempt::Unreachable(text)
-    } else if error.is_timeout() {
-        Attempt::Silence(text)
-    } else {
-        Attempt::NoAnswer(text)
-    }
 }
 
 /// An answer that doesn't count, for people.

@@ -3,6 +3,7 @@
 //! Always true: an answer counts only as PROTOCOL §4 says; a call that may have reached its participant is never taken
 //! for one that has not.
 
+pub(crate) mod client;
 mod http;
 
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use unanimous_sdk::protocol::{
     AbortAnswer, BranchName, CommitAnswer, Epoch, ParticipantUrl, PrepareAnswer, TransactionId, UnixMillis,
 };
 
-pub use self::http::Http;
+pub use self::{client::Error, http::Http};
 use crate::transaction::{Call, Phase};
 
 /// A call to be made.
