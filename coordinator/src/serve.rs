@@ -90,7 +90,7 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
         default_timeout_ms: config.default_timeout_ms,
         max_timeout_ms: config.max_timeout_ms,
     };
-    let app = App::new(AllowList(config.allow_participants), taken);
+    let app = App::new(AllowList::new(config.allow_participants), taken);
     let server = Server::start(listener, api::router(app.clone()), most_connections(config.max_connections));
     info!(%address, data_dir = %config.data_dir.display(), "loading the log");
 

@@ -12,6 +12,7 @@ use axum::{
 };
 
 use super::{App, openapi as docs, problem::Failure};
+use crate::metrics::Metrics;
 
 /// The text format's media type.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -25,19 +26,16 @@ pub(super) async fn scrape(State(app): State<App>) -> Result<impl IntoResponse, 
     Ok(([(header::CONTENT_TYPE, TEXT)], app.service()?.scrape()))
 }
 
-/// Counts what is answered, once the log is loaded.
-pub(super) async fn counted(State(app): State<App>, request: Request, next: Next) -> Response {
+/// Counts what is answered.
+pub(super) async fn counted(metrics: &Metrics, request: Request, next: Next) -> Response {
     let came = Instant::now();
     let method = name(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let response = next.run(request).await;
-    if let Ok(service) = app.service() {
-        let route = route.as_ref().map_or("none", MatchedPath::as_str);
-        let metrics = service.metrics();
-        metrics.answered(method, route, response.status().as_u16());
-        if method == "POST" && is_decision(route, response.status()) {
-            metrics.commit_answered(came.elapsed());
-        }
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    metrics.answered(method, route, response.status().as_u16());
+    if method == "POST" && is_decision(route, response.status()) {
+        metrics.commit_answered(came.elapsed());
     }
     response
 }

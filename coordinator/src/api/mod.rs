@@ -88,6 +88,8 @@ impl App {
     }
 }
 
+const ALIVE: &str = "/healthz";
+
 /// All routes.
 pub fn router(app: App) -> Router {
     let transaction = "/v1/transactions/{id}";
@@ -106,15 +108,16 @@ pub fn router(app: App) -> Router {
         .route("/problems/{name}", get(problem_pages::page))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn_with_state(app.clone(), only_when_ready))
-        .route("/healthz", get(coordinator::healthy).fallback(method_not_allowed))
-        .layer(middleware::from_fn_with_state(app.clone(), metrics::counted))
+        .route(ALIVE, get(coordinator::healthy))
+        .layer(middleware::from_fn_with_state(app.clone(), when_ready))
         .with_state(app)
 }
 
-async fn only_when_ready(State(app): State<App>, request: Request, next: Next) -> Response {
+/// Answers, and counts the answer, once the log is loaded; until then only says that the process is alive.
+async fn when_ready(State(app): State<App>, request: Request, next: Next) -> Response {
     match app.service() {
-        Ok(_) => next.run(request).await,
+        Ok(service) => metrics::counted(service.metrics(), request, next).await,
+        Err(_) if request.uri().path() == ALIVE => next.run(request).await,
         Err(failure) => failure.into_response(),
     }
 }

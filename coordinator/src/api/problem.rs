@@ -55,6 +55,17 @@ impl IntoResponse for Failure {
     }
 }
 
+/// A transaction as an answer, written at once: it seldom has more than a kibibyte.
+impl IntoResponse for View {
+    fn into_response(self) -> Response {
+        let mut body = Vec::with_capacity(1024);
+        match serde_json::to_writer(&mut body, &self) {
+            Ok(()) => ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response(),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        }
+    }
+}
+
 /// Marks the answer to a call that came again under its Idempotency-Key.
 pub(super) fn marked(mut answer: Response, replayed: bool) -> Response {
     if replayed {

@@ -93,7 +93,6 @@ async fn accept(listener: TcpListener, router: Router, connections: Arc<Graceful
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
-            .max_headers(100)
             .serve_connection(TokioIo::new(stream), service.clone());
         let connection = connections.watch(connection);
         tokio::spawn(async move {

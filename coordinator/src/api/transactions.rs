@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
-    Json,
     body::Body,
     extract::{Path, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -175,7 +174,7 @@ pub(super) async fn begin(State(app): State<App>, headers: HeaderMap, body: Body
         }
         Once::Done((view, barrier, None)) => {
             reached(service, barrier).await?;
-            (view.id(), false, Ok((StatusCode::CREATED, Json(view)).into_response()))
+            (view.id(), false, Ok((StatusCode::CREATED, view).into_response()))
         }
         Once::Before(id) if commit => {
             let waiting = service.wait(id, wanted).map_err(refused)?.ok_or_else(|| unknown(service, id))?;
@@ -183,7 +182,7 @@ pub(super) async fn begin(State(app): State<App>, headers: HeaderMap, body: Body
         }
         Once::Before(id) => {
             let view = service.view(id).map_err(refused)?.ok_or_else(|| unknown(service, id))?;
-            (id, true, Ok((StatusCode::CREATED, Json(view)).into_response()))
+            (id, true, Ok((StatusCode::CREATED, view).into_response()))
         }
     };
     let mut response = marked(answer.unwrap_or_else(IntoResponse::into_response), replayed);
@@ -271,12 +270,12 @@ pub(super) async fn commit(
         {
             let view = service.view(id).map_err(|refused| plain(refused.why))?;
             let view = view.ok_or_else(|| unknown(service, id))?;
-            Ok((StatusCode::ACCEPTED, Json(view)).into_response())
+            Ok((StatusCode::ACCEPTED, view).into_response())
         }
         Err(refused) => {
             let (view, replayed) = finished(service, id, refused, key.as_ref(), &KeyedCall::Commit).await?;
             let answer = match view.decision() {
-                Some(Decision::Commit) => Json(view).into_response(),
+                Some(Decision::Commit) => view.into_response(),
                 Some(Decision::Abort) | None => aborted(&view).into_response(),
             };
             Ok(marked(answer, replayed))
@@ -317,7 +316,7 @@ pub(super) async fn abort(
     let reason = Reason { code: ReasonCode::Initiator, detail, branch: None };
     match service.with(|engine, now| engine.abort(now, id, reason, key.clone())) {
         Ok((waiting, replayed)) => match tokio::time::timeout(DEFAULT_WAIT, waiting).await {
-            Ok(Ok(view)) if view.is_decided() => Ok(marked(Json(view).into_response(), replayed)),
+            Ok(Ok(view)) if view.is_decided() => Ok(marked(view.into_response(), replayed)),
             Ok(Ok(_) | Err(_)) | Err(_) => {
                 service.with(|engine, _| engine.refuse_if_superseded()).map_err(|refused| plain(refused.why))?;
                 let detail = format!(
@@ -330,7 +329,7 @@ pub(super) async fn abort(
         Err(refused) => {
             let (view, replayed) = finished(service, id, refused, key.as_ref(), &KeyedCall::Abort).await?;
             let answer = match view.decision() {
-                Some(Decision::Abort) => Json(view).into_response(),
+                Some(Decision::Abort) => view.into_response(),
                 Some(Decision::Commit) | None => committed(&view).into_response(),
             };
             Ok(marked(answer, replayed))
@@ -363,10 +362,10 @@ pub(super) async fn get(
         && let Some(waiting) = service.with(|engine, now| engine.wait(now, id, Milestone::Finished))
         && let Ok(Ok(view)) = tokio::time::timeout(wait, waiting).await
     {
-        return Ok(Json(view).into_response());
+        return Ok(view.into_response());
     }
     match service.view(id).map_err(|refused| plain(refused.why))? {
-        Some(view) => Ok(Json(view).into_response()),
+        Some(view) => Ok(view.into_response()),
         None => Err(unknown(service, id)),
     }
 }
@@ -402,13 +401,13 @@ async fn outcome(
     };
     let Some(view) = view else { return Err(unknown(service, id)) };
     match view.decision() {
-        Some(Decision::Commit) => Ok(Json(view).into_response()),
+        Some(Decision::Commit) => Ok(view.into_response()),
         Some(Decision::Abort) => Err(aborted(&view)),
         None => {
             service.with(|engine, _| engine.refuse_if_superseded()).map_err(|refused| plain(refused.why))?;
             // Its beginning is written in a moment, unless the disk hangs; then the answer must not hang with it.
             let _ = tokio::time::timeout(MOMENT, service.reached(begun)).await;
-            Ok((StatusCode::ACCEPTED, Json(view)).into_response())
+            Ok((StatusCode::ACCEPTED, view).into_response())
         }
     }
 }

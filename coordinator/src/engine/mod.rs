@@ -56,7 +56,7 @@ use self::{
 };
 use crate::{
     journal::{Entry, Lsn, Progress, Recovered},
-    transaction::{Barrier, Call, Command, Event, Heard, Log, NotAllowed, Step, Transaction},
+    transaction::{Barrier, Call, Command, Decided, Event, Heard, Log, NotAllowed, Step, Transaction},
     transport::Request,
 };
 
@@ -93,12 +93,29 @@ pub enum Output {
     Append(Lsn, Entry),
     /// Call a participant, and say how it went with [`Engine::answered`].
     Send(Request),
-    /// A decision is durable: the line for the log that people read.
-    Decided(Box<View>),
+    /// A decision may be told: to be counted, and the line for the log that people read.
+    Decided(Told),
     /// A transaction has finished.
-    Finished(Box<View>),
+    Finished(Ended),
     /// Another coordinator has taken over.
     Superseded(Epoch, ParticipantUrl),
+}
+
+/// A decision that may be told.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Told {
+    pub id: TransactionId,
+    pub decided: Decided,
+    pub branches: usize,
+}
+
+/// A transaction that has finished.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Ended {
+    pub id: TransactionId,
+    pub heuristic: bool,
 }
 
 /// How far a transaction must have come for somebody who waits.
@@ -288,14 +305,14 @@ impl Engine {
     /// Waits for a milestone of a live transaction; None if it isn't live.
     pub fn wait(&mut self, now: Now, id: TransactionId, milestone: Milestone) -> Option<Waiting> {
         self.expire(now, id);
-        let view = self.view(id)?;
+        let transaction = &self.live.get(&id)?.transaction;
         let (tell, wait) = oneshot::channel();
-        let there = match milestone {
-            Milestone::Decided => view.is_decided(),
-            Milestone::Finished => view.is_finished(),
+        let come = match milestone {
+            Milestone::Decided => transaction.decided.is_some(),
+            Milestone::Finished => transaction.state.is_finished(),
         };
-        if there {
-            let _ = tell.send(view);
+        if come && self.gates.is_open(transaction.known_after()) {
+            let _ = tell.send(self.view(id)?);
         } else if let Some(live) = self.live.get_mut(&id) {
             // Those who gave up waiting leave their place to others.
             live.waiters.retain(|(_, waiter)| !waiter.is_closed());
@@ -387,13 +404,18 @@ impl Engine {
                 // Until here nobody could know that it is decided: while the disk hangs, the limit of undecided ones holds.
                 self.undecided = self.undecided.saturating_sub(1);
                 self.tell(id, Milestone::Decided);
-                self.outputs.extend(self.view(id).map(|view| Output::Decided(Box::new(view))));
+                let told = self.live.get(&id).and_then(|live| {
+                    let Transaction { decided, branches, .. } = &live.transaction;
+                    Some(Told { id, decided: decided.clone()?, branches: branches.len() })
+                });
+                self.outputs.extend(told.map(Output::Decided));
             }
             Gated::TellEnd(id) => {
                 self.tell(id, Milestone::Finished);
-                self.outputs.extend(self.view(id).map(|view| Output::Finished(Box::new(view))));
                 // Its last entry is written: from now on it is found in the log.
-                if let Some(key) = self.live.remove(&id).and_then(|live| live.transaction.begun_under()) {
+                let Some(Live { transaction, .. }) = self.live.remove(&id) else { return };
+                self.outputs.push(Output::Finished(Ended { id, heuristic: transaction.is_heuristic() }));
+                if let Some(key) = transaction.begun_under() {
                     self.keys.remove(&key);
                     self.left.push(key);
                 }
@@ -405,13 +427,12 @@ impl Engine {
 
     /// Tells those who wait for this or less.
     fn tell(&mut self, id: TransactionId, reached: Milestone) {
-        let Some(view) = self.view(id) else { return };
         let Some(live) = self.live.get_mut(&id) else { return };
-        let (now, later) = std::mem::take(&mut live.waiters).into_iter().partition(|(wanted, _)| *wanted <= reached);
-        live.waiters = later;
-        let told: Vec<(Milestone, oneshot::Sender<View>)> = now;
+        let told: Vec<_> = live.waiters.extract_if(.., |(wanted, _)| *wanted <= reached).collect();
         for (_, tell) in told {
-            let _ = tell.send(view.clone());
+            if let Some(view) = self.view(id) {
+                let _ = tell.send(view);
+            }
         }
     }
 

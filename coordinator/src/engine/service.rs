@@ -18,7 +18,7 @@ use unanimous_sdk::{
     protocol::{Coordinator, Outcome, TransactionId, UnixMillis},
 };
 
-use super::{Engine, Inquiry, Now, Output, Refused, View};
+use super::{Ended, Engine, Inquiry, Now, Output, Refused, Told, View};
 use crate::{
     journal::{Journal, Progress},
     metrics::Metrics,
@@ -122,13 +122,13 @@ impl Service {
             match output {
                 Output::Append(..) => {}
                 Output::Send(request) => self.send(request),
-                Output::Decided(view) => {
-                    self.0.metrics.decided(&view);
-                    log_decision(&view);
+                Output::Decided(told) => {
+                    self.0.metrics.decided(&told);
+                    log_decision(&told);
                 }
-                Output::Finished(view) => {
-                    self.0.metrics.finished(view.id());
-                    log_end(&view);
+                Output::Finished(ended) => {
+                    self.0.metrics.finished(ended.id);
+                    log_end(&ended);
                 }
                 Output::Superseded(epoch, told_by) => error!(
                     %epoch, participant = %told_by,
@@ -248,9 +248,9 @@ impl Service {
     }
 }
 
-fn log_decision(view: &View) {
-    let (id, sequence, branches) = (view.id(), view.sequence(), view.branches());
-    match view.reason() {
+fn log_decision(Told { id, decided, branches }: &Told) {
+    let sequence = decided.sequence;
+    match &decided.reason {
         None => info!(transaction = %id, sequence, branches, "commit"),
         Some(reason) => {
             let branch = reason.branch.as_ref().map(tracing::field::display);
@@ -259,8 +259,8 @@ fn log_decision(view: &View) {
     }
 }
 
-fn log_end(view: &View) {
-    if view.is_heuristic() {
-        warn!(transaction = %view.id(), "a branch ended against the decision, or nobody knows how: see GET /v1/transactions/{}", view.id());
+fn log_end(Ended { id, heuristic }: &Ended) {
+    if *heuristic {
+        warn!(transaction = %id, "a branch ended against the decision, or nobody knows how: see GET /v1/transactions/{id}");
     }
 }

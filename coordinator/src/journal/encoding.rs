@@ -81,7 +81,9 @@ pub(super) enum Unreadable {
 }
 
 pub(super) fn encode(value: &impl Serialize) -> Result<Vec<u8>, Unreadable> {
-    postcard::to_extend(value, vec![VERSION]).map_err(|error| Unreadable::Malformed(error.to_string()))
+    let mut bytes = Vec::with_capacity(256);
+    bytes.push(VERSION);
+    postcard::to_extend(value, bytes).map_err(|error| Unreadable::Malformed(error.to_string()))
 }
 
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {

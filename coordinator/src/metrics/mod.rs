@@ -25,7 +25,7 @@ use self::{
     unfinished::Unfinished,
 };
 use crate::{
-    engine::{Refusal, Refused, View},
+    engine::{Refusal, Refused, Told},
     journal::{Entry, Stats},
     transaction::{BranchState, Transaction},
     transport::{Attempt, Message},
@@ -125,9 +125,9 @@ impl Metrics {
     }
 
     /// A decision is durable.
-    pub(crate) fn decided(&self, view: &View) {
-        let (Some(decision), reason) = (view.decision(), view.reason().map(|reason| reason.code)) else { return };
-        let decision = match decision {
+    pub(crate) fn decided(&self, Told { id, decided, .. }: &Told) {
+        let reason = decided.reason.as_ref().map(|reason| reason.code);
+        let decision = match decided.decision {
             Decision::Commit => "commit",
             Decision::Abort => "abort",
         };
@@ -136,7 +136,7 @@ impl Metrics {
             Some(counter) => counter.increment(1),
             None => self.counter(name::DECISIONS, &[("decision", decision), ("reason", reason)]).increment(1),
         }
-        if let Some(asked) = lock(&self.unfinished).decided(view.id(), Instant::now()) {
+        if let Some(asked) = lock(&self.unfinished).decided(*id, Instant::now()) {
             self.prepare.record(asked);
         }
     }

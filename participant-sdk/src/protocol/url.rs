@@ -4,12 +4,19 @@
 //! are equal texts; it has no user, query or fragment, no dot segments and no encoded slashes: what is compared with an
 //! allow-list is what is called.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 use super::{Malformed, ids::shorten};
+
+/// So many texts are remembered, by each thread.
+const MOST_KNOWN: usize = 256;
+
+thread_local! {
+    static KNOWN: RefCell<HashMap<Box<str>, ParticipantUrl>> = RefCell::default();
+}
 
 /// A participant's base URL: `http` or `https`. Cheap to clone.
 ///
@@ -73,6 +80,23 @@ impl FromStr for ParticipantUrl {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
+        // The same few come again and again: they are parsed once, and one text serves all of them.
+        if let Some(known) = KNOWN.with_borrow(|known| known.get(text).cloned()) {
+            return Ok(known);
+        }
+        let url = Self::parse(text)?;
+        KNOWN.with_borrow_mut(|known| {
+            if known.len() >= MOST_KNOWN {
+                known.clear();
+            }
+            known.insert(text.into(), url.clone());
+        });
+        Ok(url)
+    }
+}
+
+impl ParticipantUrl {
+    fn parse(text: &str) -> Result<Self, Malformed> {
         let wrong = |why: &str| {
             Err(Malformed::new(format!("a participant is an http or https URL {why}, not {:?}", shorten(text))))
         };
