@@ -43,7 +43,7 @@ fn run(config: Serve) -> Result<(), String> {
     // Lines that are still on their way are written when it goes.
     let _lines = telemetry::start(&config.log, config.log_json)?;
     end_on_panic();
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| format!("no threads could be started: {error}"))?;
+    let runtime = runtime().map_err(|error| format!("no threads could be started: {error}"))?;
     let ended = runtime.block_on(serve::run(config));
     if let Err(error @ serve::Error::Hangs) = &ended {
         // Nothing that touches the disk would ever come back.
@@ -54,6 +54,12 @@ fn run(config: Serve) -> Result<(), String> {
     // RocksDB can't be ended while somebody holds it.
     runtime.shutdown_timeout(Duration::from_secs(5));
     ended.map_err(|error| error.to_string())
+}
+
+/// A thread for each processor but one: the log has a thread of its own, which is as busy as any of them.
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    tokio::runtime::Builder::new_multi_thread().worker_threads((processors - 1).max(1)).enable_all().build()
 }
 
 /// Prints what is in force, and then whether it could be run.
