@@ -2,16 +2,22 @@
 //!
 //! Always true: nothing is repeated, no connection is used twice: an error is what happened to this very call.
 
+use std::sync::LazyLock;
+
 use reqwest::{Method, header::HeaderMap};
 use serde_json::{Value, json};
 
-use crate::wait;
+use crate::{openapi::Description, wait};
+
+/// Made once: it is large.
+static OURS: LazyLock<Description> = LazyLock::new(Description::ours);
 
 /// See the module. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Api {
     base: String,
     http: reqwest::Client,
+    described: bool,
 }
 
 /// An answer, whole.
@@ -52,7 +58,7 @@ impl Api {
     pub fn new(base: &str) -> Self {
         let http =
             reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("a client can be made");
-        Self { base: base.to_owned(), http }
+        Self { base: base.to_owned(), http, described: true }
     }
 
     /// The server's URL.
@@ -68,7 +74,7 @@ impl Api {
         headers: &[(&str, &str)],
         body: Option<String>,
     ) -> Result<Answer, reqwest::Error> {
-        let mut request = self.http.request(method, format!("{}{path}", self.base));
+        let mut request = self.http.request(method.clone(), format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -78,7 +84,19 @@ impl Api {
         let response = request.send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = response.bytes().await?;
-        Ok(Answer { status, headers, body: serde_json::from_slice(&body).unwrap_or_default() })
+        let answer = Answer { status, headers, body: serde_json::from_slice(&body).unwrap_or_default() };
+        if path.starts_with("/v1/") && self.described {
+            // Whatever a test is about: what it is answered is described.
+            OURS.fits(&method, path, &answer).unwrap_or_else(|why| panic!("{why}"));
+        }
+        Ok(answer)
+    }
+
+    /// The same of a server that isn't a coordinator, or one whose answers are made worse on their way.
+    #[must_use]
+    pub fn undescribed(mut self) -> Self {
+        self.described = false;
+        self
     }
 
     /// A POST that may fail.
@@ -177,6 +195,12 @@ impl Api {
             (answer.body["state"] == state).then_some(answer.body)
         })
         .await
+    }
+
+    /// What `/metrics` says under this name, labels included; None if there is no such line.
+    pub async fn metric(&self, name: &str) -> Option<f64> {
+        let metrics = self.http.get(format!("{}/metrics", self.base)).send().await.ok()?.text().await.ok()?;
+        metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     }
 
     /// What a participant in doubt is told.

@@ -168,6 +168,26 @@ async fn every_filter_gives_what_it_says_newest_first_out_of_many() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_would_cost_too_much_ends_early_and_says_where_to_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    // Many are odd, many are aborted, and none is both.
+    let story = Story::new(3 * MANY);
+    story.write(folder.path());
+    let (running, api) = serve(folder.path()).await;
+    let (mut pages, mut cursor) = (0, String::new());
+    loop {
+        let (some, next) = page(&api, &format!("metadata.parity=odd&state=aborted{cursor}")).await;
+        assert!(some.is_empty(), "none is both, but {some:?}");
+        pages += 1;
+        assert!(pages < 100, "it gets nowhere");
+        let Some(next) = next else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert!(pages > 1, "the first page looked at all of them");
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pages_have_no_gap_and_no_repeat_while_transactions_come_and_go() {
     let folder = tempfile::tempdir().unwrap();
     let story = Story::new(2_000);

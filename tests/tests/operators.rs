@@ -31,15 +31,9 @@ async fn text(coordinator: &Local, path: &str, accept: &str) -> (String, String)
     (media, response.text().await.unwrap())
 }
 
-/// A sample's value; None if there is no such line.
-async fn sample(coordinator: &Local, name: &str) -> Option<f64> {
-    let (_, metrics) = text(coordinator, "/metrics", "*/*").await;
-    metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
-}
-
 async fn shows(coordinator: &Local, name: &str, expected: f64) {
     wait::until(&format!("{name} is {expected}"), async || {
-        (sample(coordinator, name).await? - expected).abs().lt(&1e-9).then_some(())
+        (coordinator.api.metric(name).await? - expected).abs().lt(&1e-9).then_some(())
     })
     .await;
 }
@@ -93,6 +87,7 @@ async fn metrics_count_decisions_calls_and_the_log() {
         ("unanimous_transactions_unfinished", 0.0),
         ("unanimous_transactions_in_doubt", 0.0),
         ("unanimous_oldest_unfinished_age_seconds", 0.0),
+        ("unanimous_disk_full", 0.0),
         ("unanimous_http_requests_total{method=\"POST\",route=\"/v1/transactions\",status=\"2xx\"}", 4.0),
         ("unanimous_http_requests_total{method=\"POST\",route=\"/v1/transactions\",status=\"4xx\"}", 1.0),
         ("unanimous_http_requests_total{method=\"POST\",route=\"/v1/transactions/{id}/abort\",status=\"2xx\"}", 1.0),
@@ -101,10 +96,10 @@ async fn metrics_count_decisions_calls_and_the_log() {
         shows(&coordinator, name, expected).await;
     }
     // The log's own thread counts a batch before it reports it.
-    let synced = sample(&coordinator, "unanimous_log_sync_seconds_count").await;
+    let synced = coordinator.api.metric("unanimous_log_sync_seconds_count").await;
     assert_eq!(synced, Some(f64::from(u32::try_from(coordinator.forced_writes()).unwrap())));
-    assert!(sample(&coordinator, "unanimous_log_batch_entries_sum").await > Some(10.0));
-    assert!(sample(&coordinator, "unanimous_recovery_seconds").await > Some(0.0));
+    assert!(coordinator.api.metric("unanimous_log_batch_entries_sum").await > Some(10.0));
+    assert!(coordinator.api.metric("unanimous_recovery_seconds").await > Some(0.0));
 
     let (media, metrics) = text(&coordinator, "/metrics", "*/*").await;
     assert_eq!(media, "text/plain; version=0.0.4; charset=utf-8");
@@ -133,7 +128,7 @@ async fn metrics_show_what_is_in_doubt_and_how_often_its_participant_was_asked()
     ] {
         shows(&coordinator, name, expected).await;
     }
-    assert!(sample(&coordinator, "unanimous_oldest_unfinished_age_seconds").await > Some(0.0));
+    assert!(coordinator.api.metric("unanimous_oldest_unfinished_age_seconds").await > Some(0.0));
     deaf.script(|_| Act::Obey);
     let finished = api.finished(id).await;
     shows(&coordinator, "unanimous_transactions_in_doubt", 0.0).await;
@@ -143,7 +138,7 @@ async fn metrics_show_what_is_in_doubt_and_how_often_its_participant_was_asked()
     // Two of the prepare, and each commit but the first.
     shows(&coordinator, &retries, 2.0 + commits - 1.0).await;
     let other = format!("unanimous_participant_retries_total{{participant=\"{}\"}}", told.url());
-    assert_eq!(sample(&coordinator, &other).await, None);
+    assert_eq!(coordinator.api.metric(&other).await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ use super::{
     App, openapi as docs,
     problem::{Failure, plain},
 };
-use crate::engine::{Filter, View};
+use crate::engine::Filter;
 
 const DEFAULT_LIMIT: usize = 50;
 const MOST: usize = 1_000;
@@ -44,11 +44,10 @@ pub(super) async fn list(State(app): State<App>, RawQuery(query): RawQuery) -> R
     let (filter, limit) = read(query.as_deref().unwrap_or_default())?;
     // It may read much of the log.
     let listed = tokio::task::spawn_blocking(move || service.list(&filter, limit)).await;
-    let (items, more) = match listed {
+    let (items, next) = match listed {
         Ok(listed) => listed.map_err(|refused| plain(refused.why))?,
         Err(error) => return Err(Problem::new(ProblemType::NotReady, format!("the list was cut off: {error}")).into()),
     };
-    let next = items.last().filter(|_| more).map(View::id);
     Ok(Json(json!({ "items": items, "next_cursor": next })))
 }
 

@@ -106,9 +106,9 @@ pub fn router(app: App) -> Router {
         .route("/readyz", get(coordinator::ready))
         .route("/metrics", get(metrics::scrape))
         .route("/problems/{name}", get(problem_pages::page))
+        .route(ALIVE, get(coordinator::healthy))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .route(ALIVE, get(coordinator::healthy))
         .layer(middleware::from_fn_with_state(app.clone(), when_ready))
         .with_state(app)
 }

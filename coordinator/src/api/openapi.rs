@@ -231,7 +231,8 @@ pub(super) struct NewBranch {
     payload: Option<Value>,
 }
 
-/// A page of transactions, newest first.
+/// A page of transactions, newest first. What a page costs is bounded: it may have fewer items than were asked for, even
+/// none, and a `next_cursor`.
 #[derive(ToSchema)]
 pub(super) struct Page {
     items: Vec<Transaction>,

@@ -79,7 +79,7 @@ impl Lanes {
 
     /// The status and the body of the answer, if there is one.
     pub async fn send(this: &Arc<Self>, participant: &str, call: Call, message: Message<'_>) -> Option<Told> {
-        let lane = this.lane(participant, call)?;
+        let lane = this.lane(participant, call);
         let (tell, told) = oneshot::channel();
         let batch = {
             let mut queue = lock(&lane.queue);
@@ -92,15 +92,15 @@ impl Lanes {
         told.await.ok()
     }
 
-    fn lane(&self, participant: &str, call: Call) -> Option<Arc<Lane>> {
+    fn lane(&self, participant: &str, call: Call) -> Arc<Lane> {
         let mut lanes = lock(&self.by_participant);
         let kind = usize::from(call != Call::Prepare);
         if let Some(both) = lanes.get(participant) {
-            return Some(Arc::clone(&both[kind]));
+            return Arc::clone(&both[kind]);
         }
         let url = format!("{participant}/batch");
         let new = || Arc::new(Lane { url: url.clone(), queue: Mutex::default() });
-        Some(Arc::clone(&lanes.entry(participant.into()).or_insert_with(|| [new(), new()])[kind]))
+        Arc::clone(&lanes.entry(participant.into()).or_insert_with(|| [new(), new()])[kind])
     }
 
     /// Delivers one batch after the other, as long as there are any.

@@ -1,7 +1,8 @@
 //! Listing transactions, newest first: those that are live from the engine, those that have finished from the log.
 //!
 //! Always true: a page has no gaps and no repeats, whatever begins and ends meanwhile: order is by id, which never changes,
-//! and the live ones are read first, so that one that finishes in between is found in the log.
+//! and the live ones are read first, so that one that finishes in between is found in the log. What a page costs is bounded:
+//! it may have fewer items than were asked for, even none, and say where to go on.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,9 @@ use crate::{
 
 /// How many live transactions are looked at before others get their turn with the engine.
 const AT_ONCE: usize = 200;
+
+/// How many looks into the log a page may cost: a tenth of a second or so. What isn't found by then is on the next page.
+const MOST_LOOKS: usize = 20_000;
 
 /// Which transactions are wanted; all that is given must fit.
 #[derive(Clone, Debug, Default)]
@@ -61,7 +65,7 @@ impl Filter {
         groups.extend(self.participants.iter().map(|participant| vec![Tag::participant(participant)]));
         groups.extend(self.metadata.iter().map(|(key, value)| vec![Tag::metadata(key, value)]));
         groups.extend(self.key.iter().map(|key| vec![Tag::key(key)]));
-        Find { before: self.before, since: self.since, groups }
+        Find { before: self.before, since: self.since, groups, looks: Some(MOST_LOOKS) }
     }
 }
 
@@ -90,8 +94,8 @@ impl Engine {
 }
 
 impl Service {
-    /// The newest transactions that fit, at most `most`; and whether there are more.
-    pub fn list(&self, filter: &Filter, most: usize) -> Result<(Vec<View>, bool), Refused> {
+    /// The newest transactions that fit, at most `most`; and, if there may be more, below which id they are.
+    pub fn list(&self, filter: &Filter, most: usize) -> Result<(Vec<View>, Option<TransactionId>), Refused> {
         let wanted = most + 1;
         let mut found: BTreeMap<TransactionId, View> = BTreeMap::new();
         let mut below = filter.before;
@@ -115,8 +119,12 @@ impl Service {
             }
             finished < wanted
         };
-        self.0.journal.find(&filter.find(), each)?;
+        let reached = self.0.journal.find(&filter.find(), each)?;
+        // What is live below that has its place behind what has finished there.
+        found.retain(|id, _| reached.is_none_or(|reached| *id >= reached));
         let more = found.len() > most;
-        Ok((found.into_values().rev().take(most).collect(), more))
+        let page: Vec<View> = found.into_values().rev().take(most).collect();
+        let next = if more { page.last().map(View::id) } else { reached };
+        Ok((page, next))
     }
 }

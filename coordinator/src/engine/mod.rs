@@ -254,6 +254,11 @@ impl Engine {
         self.disk_full = full;
     }
 
+    /// Whether it does.
+    pub fn is_disk_full(&self) -> bool {
+        self.disk_full
+    }
+
     /// What is to be done now; the outputs of all operations since it was last asked.
     pub fn take_outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.outputs)

@@ -194,8 +194,8 @@ impl Service {
 
     /// All that is counted, as Prometheus reads it.
     pub fn scrape(&self) -> String {
-        let (undecided, live) = self.with(|engine, _| (engine.undecided(), engine.live()));
-        self.0.metrics.render(self.0.clock.now().wall, undecided, live)
+        let (undecided, live, full) = self.with(|engine, _| (engine.undecided(), engine.live(), engine.is_disk_full()));
+        self.0.metrics.render(self.0.clock.now().wall, undecided, live, full)
     }
 
     fn send(&self, request: Request) {

@@ -80,6 +80,9 @@ pub struct Find {
     pub since: Option<TransactionId>,
     /// Of each group they have at least one.
     pub groups: Vec<Vec<Tag>>,
+    /// After about so many looks into the tables it stops where it is; None: it goes on to the end. Of tags that many have,
+    /// but none has together, there could be millions.
+    pub looks: Option<usize>,
 }
 
 /// When the transaction of an index row was begun, as its id says.
@@ -99,56 +102,77 @@ pub(super) fn finished(tables: &impl Tables, id: TransactionId) -> Result<Option
     Ok(None)
 }
 
-/// Gives `each` the transactions, newest first, until it wants no more.
+/// Gives `each` the transactions, newest first, until it wants no more. If it has stopped before the end: all from that id
+/// on were looked at, and none below it.
 pub(super) fn find(
     tables: &impl Tables,
     find: &Find,
     each: &mut dyn FnMut(TransactionId, Transaction) -> bool,
-) -> Result<(), Error> {
+) -> Result<Option<TransactionId>, Error> {
     // Exclusive; one past the highest id if there is no bound.
     let mut before = find.before.map(|id| id.uuid().as_u128());
+    let mut looks = find.looks.unwrap_or(usize::MAX);
     loop {
-        let Some(id) = last_common(tables, &find.groups, before)? else { return Ok(()) };
-        if find.since.is_some_and(|since| id < since) {
-            return Ok(());
-        }
+        let id = match candidate(tables, &find.groups, before, &mut looks)? {
+            Some(Candidate { id, .. }) if find.since.is_some_and(|since| id < since) => return Ok(None),
+            Some(Candidate { id, common: true }) => id,
+            // None of them is above the lowest: that one itself is still possible.
+            Some(Candidate { id, common: false }) => {
+                let bound = id.uuid().as_u128().saturating_add(1);
+                before = Some(bound);
+                if looks == 0 {
+                    return Ok(Some(TransactionId::from_uuid(Uuid::from_u128(bound))));
+                }
+                continue;
+            }
+            None => return Ok(None),
+        };
         before = Some(id.uuid().as_u128());
+        looks = looks.saturating_sub(1);
         // A row may be left of one that was dropped.
         if let Some(transaction) = finished(tables, id)?
             && !each(id, transaction)
         {
-            return Ok(());
+            return Ok(None);
+        }
+        if looks == 0 {
+            return Ok(Some(id));
         }
     }
 }
 
-/// The highest id below the bound that every group has.
-fn last_common(
+/// An id below which, or at which, the next one is that every group has.
+struct Candidate {
+    id: TransactionId,
+    /// Every group has it.
+    common: bool,
+}
+
+/// Of each group the highest id below the bound, and of these the lowest; None if a group has none.
+fn candidate(
     tables: &impl Tables,
     groups: &[Vec<Tag>],
-    mut before: Option<u128>,
-) -> Result<Option<TransactionId>, Error> {
+    before: Option<u128>,
+    looks: &mut usize,
+) -> Result<Option<Candidate>, Error> {
     if groups.is_empty() {
-        return Ok(last(tables, Table::History, &[], before)?.max(last(tables, Table::Kept, &[], before)?));
+        let newest = last(tables, Table::History, &[], before)?.max(last(tables, Table::Kept, &[], before)?);
+        return Ok(newest.map(|id| Candidate { id, common: true }));
     }
-    loop {
-        let (mut lowest, mut highest) = (None, None);
-        for group in groups {
-            let mut newest = None;
-            for tag in group {
-                newest = newest.max(last(tables, Table::Index, &tag.0, before)?);
-            }
-            let Some(newest) = newest else { return Ok(None) };
-            lowest = Some(lowest.unwrap_or(newest).min(newest));
-            highest = Some(highest.unwrap_or(newest).max(newest));
+    let mut found: Option<Candidate> = None;
+    for group in groups {
+        let mut newest = None;
+        for tag in group {
+            *looks = looks.saturating_sub(1);
+            newest = newest.max(last(tables, Table::Index, &tag.0, before)?);
         }
-        match lowest {
-            Some(id) if lowest == highest => return Ok(Some(id)),
-            // None of them is above the lowest: that one itself is still possible.
-            Some(id) => before = Some(id.uuid().as_u128().saturating_add(1)),
-            None => return Ok(None),
-        }
+        let Some(newest) = newest else { return Ok(None) };
+        found = Some(match found {
+            None => Candidate { id: newest, common: true },
+            Some(Candidate { id, common }) => Candidate { id: id.min(newest), common: common && id == newest },
+        });
     }
+    Ok(found)
 }
 
 /// The highest id below the bound among the rows that begin with this.

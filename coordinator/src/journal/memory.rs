@@ -201,7 +201,11 @@ impl Journal for Memory {
         index::finished(&self.lock().kernel, id)
     }
 
-    fn find(&self, find: &Find, each: &mut dyn FnMut(TransactionId, Transaction) -> bool) -> Result<(), Error> {
+    fn find(
+        &self,
+        find: &Find,
+        each: &mut dyn FnMut(TransactionId, Transaction) -> bool,
+    ) -> Result<Option<TransactionId>, Error> {
         let kernel = self.lock().kernel.clone();
         index::find(&kernel, find, each)
     }

@@ -134,8 +134,13 @@ pub trait Journal: Send + Sync + 'static {
     /// How a finished transaction ended; None if the log doesn't know it as finished.
     fn finished(&self, id: TransactionId) -> Result<Option<Transaction>, Error>;
 
-    /// Gives `each` finished transactions that have these tags, newest first, until it wants no more.
-    fn find(&self, find: &Find, each: &mut dyn FnMut(TransactionId, Transaction) -> bool) -> Result<(), Error>;
+    /// Gives `each` finished transactions that have these tags, newest first, until it wants no more. If it has stopped
+    /// after as many looks as were allowed: all from that id on were looked at, and none below it.
+    fn find(
+        &self,
+        find: &Find,
+        each: &mut dyn FnMut(TransactionId, Transaction) -> bool,
+    ) -> Result<Option<TransactionId>, Error>;
 
     /// Makes everything durable, writes a checkpoint and ends. Nothing may be appended afterwards.
     fn close(&self) -> Result<(), Error>;

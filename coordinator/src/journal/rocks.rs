@@ -156,7 +156,11 @@ impl Journal for RocksDb {
         index::finished(&*self.database, id)
     }
 
-    fn find(&self, find: &Find, each: &mut dyn FnMut(TransactionId, Transaction) -> bool) -> Result<(), Error> {
+    fn find(
+        &self,
+        find: &Find,
+        each: &mut dyn FnMut(TransactionId, Transaction) -> bool,
+    ) -> Result<Option<TransactionId>, Error> {
         index::find(&*self.database, find, each)
     }
 

@@ -36,6 +36,9 @@ pub const MOST_PARTICIPANTS: usize = 100;
 
 const METADATA: Metadata<'static> = Metadata::new("unanimous", Level::INFO, None);
 
+/// Counters by route.
+type Routes = Vec<(Box<str>, Counter)>;
+
 /// See the module.
 pub struct Metrics {
     recorder: PrometheusRecorder,
@@ -52,7 +55,7 @@ pub struct Metrics {
     /// Those that are counted for every transaction: to have one registered again costs more than all else here.
     decisions: HashMap<[&'static str; 2], Counter>,
     calls: HashMap<[&'static str; 2], Counter>,
-    requests: Mutex<HashMap<(&'static str, u16), Vec<(Box<str>, Counter)>>>,
+    requests: Mutex<HashMap<(&'static str, u16), Routes>>,
     retries: Mutex<HashMap<ParticipantUrl, Counter>>,
 }
 
@@ -243,7 +246,7 @@ impl Metrics {
     }
 
     /// All of it, as text. `undecided` and `live` are the engine's counts.
-    pub(crate) fn render(&self, now: UnixMillis, undecided: usize, live: usize) -> String {
+    pub(crate) fn render(&self, now: UnixMillis, undecided: usize, live: usize, disk_full: bool) -> String {
         let (in_doubt, oldest) = {
             let unfinished = lock(&self.unfinished);
             (unfinished.in_doubt(), unfinished.oldest())
@@ -252,6 +255,7 @@ impl Metrics {
         self.gauge(name::UNDECIDED, &[], count(undecided as u64));
         self.gauge(name::UNFINISHED, &[], count(live as u64));
         self.gauge(name::IN_DOUBT, &[], count(in_doubt as u64));
+        self.gauge(name::DISK_FULL, &[], f64::from(u8::from(disk_full)));
         self.gauge(name::OLDEST, &[], Duration::from_millis(age).as_secs_f64());
         self.rendered.render()
     }

@@ -21,6 +21,7 @@ pub(super) const UNDECIDED: &str = "unanimous_transactions_undecided";
 pub(super) const UNFINISHED: &str = "unanimous_transactions_unfinished";
 pub(super) const IN_DOUBT: &str = "unanimous_transactions_in_doubt";
 pub(super) const OLDEST: &str = "unanimous_oldest_unfinished_age_seconds";
+pub(super) const DISK_FULL: &str = "unanimous_disk_full";
 pub(super) const RECOVERY: &str = "unanimous_recovery_seconds";
 pub(super) const BUILD_INFO: &str = "unanimous_build_info";
 pub(super) const PREPARE: &str = "unanimous_prepare_seconds";
@@ -64,6 +65,7 @@ const GAUGES: &[(&str, Option<Unit>, &str)] = &[
         "Transactions of which a branch is prepared, as the coordinator knows, and has not acknowledged a decision: its participant holds locks.",
     ),
     (OLDEST, Some(Unit::Seconds), "The age of the oldest transaction that has not finished; 0 if there is none."),
+    (DISK_FULL, None, "1 while the disk counts as full and nothing new is begun or enlisted, else 0."),
     (RECOVERY, Some(Unit::Seconds), "How long the log took to load at the last start."),
     (BUILD_INFO, None, "Always 1; the label is the version."),
 ];

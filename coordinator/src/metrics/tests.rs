@@ -6,7 +6,7 @@ use super::*;
 use crate::transaction::{Command, Event, Log, Lsn, Step};
 
 fn scrape(metrics: &Metrics) -> Vec<String> {
-    metrics.render(UnixMillis(0), 0, 0).lines().map(str::to_owned).collect()
+    metrics.render(UnixMillis(0), 0, 0, false).lines().map(str::to_owned).collect()
 }
 
 fn value(metrics: &Metrics, sample: &str) -> f64 {

@@ -5,8 +5,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use unanimous_sdk::protocol::{
-    AbortAnswer, BranchName, CommitAnswer, Coordinator, CoordinatorId, Epoch, MAX_ANSWER_BYTES,
-    MAX_BATCH_ANSWER_BYTES, PrepareAnswer, ProblemType, TransactionId, UnixMillis,
+    AbortAnswer, BranchName, CommitAnswer, Coordinator, CoordinatorId, Epoch, MAX_ANSWER_BYTES, MAX_BATCH_ANSWER_BYTES,
+    PrepareAnswer, ProblemType, TransactionId, UnixMillis,
 };
 
 use super::{

@@ -143,6 +143,7 @@ fn on_a_full_disk_new_work_is_refused_and_what_is_under_way_is_carried_through()
             refusal(&api).await
         });
         assert_disk_full(&full.await);
+        assert_eq!(api.metric("unanimous_disk_full").await, Some(1.0));
 
         let new = json!({ "participant": participant.url(), "branch": "b", "payload": {} });
         assert_disk_full(&api.enlist(&open[0], &new).await);
@@ -171,6 +172,7 @@ fn on_a_full_disk_new_work_is_refused_and_what_is_under_way_is_carried_through()
         }
         disk.free();
         works_again(&api, &participant).await;
+        assert_eq!(api.metric("unanimous_disk_full").await, Some(0.0));
         clients.end().await;
         tally.assert_kept(&api).await;
         participant.assert_respected();

@@ -68,8 +68,35 @@ fn finished_transactions_are_found_newest_first_by_what_they_have() {
     assert_eq!(found(&log.journal, &find(vec![vec![aborted], vec![Tag::metadata("five", "1")]])), ids(|n| n % 15 == 6));
     assert_eq!(found(&log.journal, &find(vec![vec![Tag::key("key-7")]])), [story::id(7)]);
     assert_eq!(found(&log.journal, &find(vec![vec![]])), []);
-    let part = Find { before: Some(story::id(20)), since: Some(story::id(8)), groups: vec![vec![four]] };
+    let part = Find { before: Some(story::id(20)), since: Some(story::id(8)), ..find(vec![vec![four]]) };
     assert_eq!(found(&log.journal, &part), [16, 12, 8].map(story::id));
+
+    // Cut short after any number of looks, a search goes on where it stopped, and finds the same.
+    let five = |n: u64| vec![Tag::metadata("five", &n.to_string())];
+    for groups in
+        [vec![], vec![vec![four], vec![aborted]], vec![five(1), five(2)], vec![five(3), vec![four], vec![aborted]]]
+    {
+        let all = found(&log.journal, &find(groups.clone()));
+        for looks in 1..30 {
+            let (mut seen, mut parts, mut before) = (vec![], 0, None);
+            loop {
+                let each = &mut |id, _| {
+                    seen.push(id);
+                    true
+                };
+                let part = Find { before, looks: Some(looks), ..find(groups.clone()) };
+                let reached = log.journal.find(&part, each).unwrap();
+                parts += 1;
+                assert!(parts < 1_000, "it gets nowhere: {reached:?}");
+                if reached.is_none() {
+                    break;
+                }
+                before = reached;
+            }
+            assert_eq!(seen, all, "{looks} looks");
+            assert!(parts > 1 || looks > 4, "{looks} looks can't have been enough");
+        }
+    }
 }
 
 #[test]
