@@ -7,12 +7,14 @@ RUST := 1.95
 RELEASE := $(CARGO_TARGET_DIR)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix build setup clean
+.PHONY: help demo test proof planted-bugs check fix build setup clean
 
 help:
 	@echo "make demo    real services move money, two of them are killed at the worst moment, nothing is lost"
 	@echo "             (HOLD=1 leaves all running at the end; TRANSFERS=N)"
 	@echo "make test    every check and test, and a count of them as the last line"
+	@echo "make proof   what takes longer: SECONDS=N for each part, 600 without it"
+	@echo "make planted-bugs   puts known bugs into a copy of the code, and shows that each is caught"
 	@echo "make check   formatting and lints only"
 	@echo "make fix     formats, and mends what the lints can"
 	@echo "make build   the binaries, in $(RELEASE)"
@@ -23,6 +25,12 @@ demo: build
 
 test: setup
 	@tests/summary.sh
+
+proof: build
+	@tests/proof.sh "$(or $(SECONDS),600)"
+
+planted-bugs: build
+	@tests/planted/run.py
 
 check: setup
 	cargo fmt --all --check

@@ -62,6 +62,7 @@ if step "build" cargo build --release --workspace &&
         --bin unanimous-failpoints --bin bank-failpoints; then
     optional fmt "formatting" cargo fmt --all --check
     optional clippy "lints" cargo clippy --release --workspace --all-targets -- --deny warnings
+    step "known bugs fit the code" python3 tests/planted/run.py --fit
     tests
     step "demo" "$CARGO_TARGET_DIR/release/demo" --transfers 200
 fi

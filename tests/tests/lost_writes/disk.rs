@@ -1,7 +1,7 @@
 //! The disk under the program: what a loss of power leaves of a folder.
 //!
 //! Always true: what was synced is kept, whole; of what was appended to a file after that, a head of any length, perhaps
-//! none, perhaps all.
+//! none, perhaps all; a small file that was written over is the old or the new one.
 
 use std::{
     collections::BTreeMap,
@@ -121,6 +121,10 @@ impl Left<'_> {
     fn content(&mut self, inode: u64, name: &str, present: &Path) -> Option<Vec<u8>> {
         let mut content = fs::read(self.kept.join("inode").join(key(inode, name))).ok()?;
         let present = fs::read(present).unwrap_or_default();
+        // What was written over may have come to the disk by itself: all of it, if it is less than a sector.
+        if present.len() == content.len() && present.len() < 512 {
+            return Some(if self.random.random() { present } else { content });
+        }
         if present.len() > content.len() && present.starts_with(&content) && self.random.random_bool(0.7) {
             // What lies behind the end in blocks that were allocated beforehand is zeros: that end counts.
             let end = present.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1).max(content.len());

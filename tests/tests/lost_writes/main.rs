@@ -146,7 +146,8 @@ impl Rounds {
             }
         }
         let broken = history.broken();
-        if broken.is_empty() { Ok(()) } else { Err(broken.iter().map(|b| format!("{b}\n")).collect()) }
+        let lines: Vec<String> = broken.iter().map(ToString::to_string).collect();
+        if lines.is_empty() { Ok(()) } else { Err(lines.join("\n")) }
     }
 }
 

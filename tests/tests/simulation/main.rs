@@ -2,16 +2,27 @@
 //! from one seed. Whatever is lost, doubled, delayed or killed: nothing that was told is contradicted, and once the faults
 //! are over everything finishes, the same everywhere.
 //!
-//! `UNANIMOUS_SEEDS=N` runs N seeds (from `UNANIMOUS_SEED`, if that is given, too); a failing seed prints what happened, step
-//! by step, and how to run it again.
+//! `UNANIMOUS_SEEDS=N` runs N seeds (from `UNANIMOUS_SEED`, if that is given, too), `UNANIMOUS_SECONDS=N` as many as that time
+//! allows; a failing seed prints what happened, step by step, and how to run it again.
 
 mod disk;
 mod node;
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use world::World;
+
+/// How many seeds there are if nothing else is said, and how many steps each takes before the faults are over.
+const SEEDS: u64 = 10_000;
+const STEPS: usize = 400;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
@@ -39,13 +50,26 @@ fn run(seed: u64, steps: usize) {
 #[test]
 fn nothing_told_is_contradicted_and_after_the_faults_everything_finishes() {
     let first = number("UNANIMOUS_SEED");
-    let count = number("UNANIMOUS_SEEDS").unwrap_or(if first.is_some() { 1 } else { 2_000 });
+    let end = number("UNANIMOUS_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let count = number("UNANIMOUS_SEEDS").unwrap_or(match (first, end) {
+        (_, Some(_)) => u64::MAX / 2,
+        (Some(_), None) => 1,
+        (None, None) => SEEDS,
+    });
     let first = first.unwrap_or(0);
+    let done = Arc::new(AtomicU64::new(0));
     let workers: Vec<_> = (0..2)
         .map(|worker| {
+            let done = Arc::clone(&done);
             std::thread::spawn(move || {
                 for seed in (first..first + count).filter(|seed| seed % 2 == worker) {
-                    run(seed, 400);
+                    if end.is_some_and(|end| Instant::now() > end) {
+                        return;
+                    }
+                    run(seed, STEPS);
+                    if done.fetch_add(1, Ordering::Relaxed) % 10_000 == 9_999 {
+                        println!("{} seeds", done.load(Ordering::Relaxed));
+                    }
                 }
             })
         })
@@ -53,4 +77,5 @@ fn nothing_told_is_contradicted_and_after_the_faults_everything_finishes() {
     for worker in workers {
         worker.join().expect("no seed fails");
     }
+    println!("{} seeds of {STEPS} steps each, and all finished", done.load(Ordering::Relaxed));
 }

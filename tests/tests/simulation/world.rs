@@ -9,9 +9,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::value::RawValue;
 use unanimous_coordinator::{
-    engine::{Begin, Engine, Inquiry, Limits, Milestone, Now, Output, View, Waiting},
-    journal::{Journal, Memory, Recovered, memory::Loss},
-    transaction::{Payload, Reason, ReasonCode},
+    engine::{Begin, Engine, Inquiry, Limits, Milestone, NewKey, Now, Output, View, Waiting, bound_in},
+    journal::{Find, Journal, Memory, Recovered, Tag, memory::Loss},
+    transaction::{KeyedCall, Payload, Reason, ReasonCode, Transaction},
     transport::{Attempt, Message, Offer, Request, Returned},
 };
 use unanimous_sdk::{
@@ -22,6 +22,13 @@ use unanimous_sdk::{
 use super::node::Node;
 
 const NODES: usize = 3;
+
+/// So many Idempotency-Keys are used, again and again.
+const KEYS: u32 = 20;
+
+fn new_key(number: u32) -> NewKey {
+    NewKey { text: format!("key-{number}").into(), body: 1 }
+}
 
 /// A request on its way, or being worked on.
 struct Flight {
@@ -47,6 +54,8 @@ pub struct World {
     old: Vec<(usize, Coordinator, Message)>,
     begun: Vec<TransactionId>,
     waiting: Vec<(TransactionId, Waiting)>,
+    /// The last transaction that was begun under each key.
+    keyed: BTreeMap<u32, TransactionId>,
     /// What anybody was told.
     told: BTreeMap<TransactionId, Decision>,
     faults: bool,
@@ -75,6 +84,7 @@ impl World {
             old: vec![],
             begun: vec![],
             waiting: vec![],
+            keyed: BTreeMap::new(),
             told: BTreeMap::new(),
             faults: true,
             transcript: vec![],
@@ -124,15 +134,42 @@ impl World {
             given.push((None, url(node), Some(payload)));
         }
         let timeout = Duration::from_millis(self.random.random_range(50..2_000));
-        let begin = Begin { timeout, branches: given, ..Begin::default() };
+        let key = self.chance(30).then(|| self.random.random_range(0..KEYS));
+        if let Some(key) = key
+            && self.was_begun_under(key)
+        {
+            return;
+        }
+        let begin = Begin { timeout, branches: given, key: key.map(new_key), ..Begin::default() };
         let Ok((view, _)) = self.engine.begin(self.now, begin) else { return };
         let id = view.id();
+        if let Some(key) = key {
+            self.keyed.insert(key, id);
+        }
         self.begun.push(id);
         self.say(|| format!("client: begins {id} with {branches} branches"));
         if self.chance(85) {
             let commit = self.engine.commit(self.now, id, Milestone::Decided, None, None);
             self.waiting.extend(commit.ok().map(|(waiting, _)| (id, waiting)));
         }
+    }
+
+    /// Whether a begin under this key is a repeat: as the service looks for it, in the engine and then in the log.
+    fn was_begun_under(&mut self, key: u32) -> bool {
+        let wanted = new_key(key);
+        let mut found = self.engine.begun_under(&wanted).expect("its body is the same");
+        let find = Find { groups: vec![vec![Tag::key(&wanted.text)]], ..Find::default() };
+        if found.is_none() {
+            let each = &mut |id, transaction: Transaction| {
+                found = bound_in(&transaction, Some(&wanted), &KeyedCall::Begin).expect("the same body").map(|_| id);
+                found.is_none()
+            };
+            self.journal.find(&find, each).expect("it can be read");
+        }
+        // An undecided begin may be lost with the power; what was told may not.
+        let before = self.keyed.get(&key).copied().filter(|id| self.told.contains_key(id));
+        assert!(before.is_none() || before == found, "key {key} stood for {before:?}, and now for {found:?}");
+        found.is_some()
     }
 
     /// A client asks for a commit or an abort of a transaction that was begun some time.
