@@ -68,6 +68,25 @@ impl Process {
         }
     }
 
+    /// Stops all of it where it is (SIGSTOP), until [`Process::go_on`]. Nothing of it moves any more when this returns.
+    pub async fn pause(&mut self) {
+        self.signal(Signal::SIGSTOP);
+        let threads = format!("/proc/{}/task", self.child.id());
+        wait::until_so("every thread is stopped", async || {
+            let mut threads = fs::read_dir(&threads).expect("Linux lists its threads").flatten();
+            threads.all(|thread| {
+                let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+                status.is_empty() || status.contains("State:\tT")
+            })
+        })
+        .await;
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&mut self) {
+        self.signal(Signal::SIGCONT);
+    }
+
     /// Kills it, so that nothing of it is left when this returns.
     pub fn kill(&mut self) {
         self.signal(Signal::SIGKILL);

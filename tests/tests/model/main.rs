@@ -87,7 +87,6 @@ fn two_participants_one_of_which_votes_unasked() {
 #[ignore = "takes minutes, and 8 GiB"]
 fn two_participants_with_everything_that_they_can_do() {
     let mut world = two([Style::Asked, Style::Unasked]);
-    world.bounds.deadline = true;
     explore("two participants, everything", &world);
 }
 
