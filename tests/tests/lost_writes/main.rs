@@ -19,7 +19,7 @@ use std::{
 
 use disk::{Disk, Library};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use serde_json::json;
+use serde_json::{Value, json};
 use unanimous_tests::{
     api::Api,
     binaries::binary,
@@ -42,6 +42,8 @@ struct Rounds {
     participant: Participant,
     told: Arc<Mutex<Vec<(String, Attempt)>>>,
     keys: Arc<AtomicU64>,
+    /// Who it was at each start, as it stands in its messages.
+    known_as: Vec<Value>,
     random: StdRng,
     log: std::path::PathBuf,
 }
@@ -58,6 +60,7 @@ impl Rounds {
             participant: Participant::start(),
             told: Arc::default(),
             keys: Arc::default(),
+            known_as: vec![],
             random: StdRng::seed_from_u64(seed),
             log: home.join("coordinator.log"),
         }
@@ -110,15 +113,20 @@ impl Rounds {
         (0..CLIENTS).map(client).collect()
     }
 
-    /// Works for a moment, and loses its power in the middle of that.
-    async fn round(&mut self) -> Result<(), String> {
+    /// How much is done in a round: now and then the power is gone before anything is decided.
+    fn any(&mut self) -> usize {
+        if self.random.random_ratio(1, 4) { 0 } else { self.random.random_range(5..200) }
+    }
+
+    /// Works until clients have had so many answers, and loses its power in the middle of that.
+    async fn round(&mut self, answers: usize) -> Result<(), String> {
         let mut process = self.start().await?;
         self.check().await?;
+        self.known_as.push(self.api.who().await);
         let stop = Arc::default();
         let before = self.told.lock().unwrap().len();
-        let clients = self.clients(&stop);
-        let wanted = before + self.random.random_range(5..200);
-        wait::until_so("clients have been told", async || self.told.lock().unwrap().len() >= wanted).await;
+        let clients = if answers == 0 { vec![] } else { self.clients(&stop) };
+        wait::until_so("clients have been told", async || self.told.lock().unwrap().len() >= before + answers).await;
         process.kill();
         stop.store(true, Ordering::Relaxed);
         for client in clients {
@@ -147,7 +155,18 @@ impl Rounds {
         }
         let broken = history.broken();
         let lines: Vec<String> = broken.iter().map(ToString::to_string).collect();
-        if lines.is_empty() { Ok(()) } else { Err(lines.join("\n")) }
+        if !lines.is_empty() {
+            return Err(lines.join("\n"));
+        }
+        for who in &self.known_as {
+            // Whoever was called under that epoch may be in doubt, and ask.
+            let answer = self.api.inquire("01890a5d-ac96-774b-bcce-b302099a8057", who, "a").await;
+            let answer = answer.map_err(|error| error.to_string())?;
+            if answer.status != 200 {
+                return Err(format!("it doesn't know itself under the epoch {}: {answer:?}", who["epoch"]));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -165,7 +184,8 @@ async fn after_any_loss_of_power_it_starts_and_contradicts_nothing_that_was_told
     let cuts = number("UNANIMOUS_CUTS").unwrap_or(10);
     let mut done = 0;
     while end.map_or(done < cuts, |end| Instant::now() < end) {
-        rounds.round().await.unwrap_or_else(|why| panic!("after {done} cuts: {why}\nagain: {again}"));
+        let answers = rounds.any();
+        rounds.round(answers).await.unwrap_or_else(|why| panic!("after {done} cuts: {why}\nagain: {again}"));
         done += 1;
     }
     let process = rounds.start().await.unwrap_or_else(|why| panic!("{why}\nagain: {again}"));
@@ -180,7 +200,7 @@ async fn a_disk_that_lies_about_its_syncs_is_found_out() {
     // Nothing but this shows that the test above can fail: the log is gone, and so is what was told.
     let home = tempfile::tempdir().expect("a folder can be made");
     let mut rounds = Rounds::new(home.path(), 1, true);
-    rounds.round().await.expect("it works until the power is gone");
+    rounds.round(50).await.expect("it works until the power is gone");
     let process = rounds.start().await.expect("an empty folder is a new log");
     let why = rounds.check().await.expect_err("what was told is gone");
     assert!(why.contains(&format!("{:?}", Rule::ToldIsFinal)), "{why}");
