@@ -24,7 +24,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 PACKAGES = ["unanimous-coordinator", "unanimous-sdk", "unanimous-tests", "unanimous-examples"]
 # Not optimised, the few seeds and rounds that are needed take no longer than many.
-FEW = {"UNANIMOUS_SEEDS": "300", "UNANIMOUS_ROUNDS": "4", "UNANIMOUS_POINTS": "10", "CARGO_INCREMENTAL": "1", "INSTA_UPDATE": "no"}
+FEW = {"UNANIMOUS_SEEDS": "300", "UNANIMOUS_ROUNDS": "4", "UNANIMOUS_POINTS": "60", "CARGO_INCREMENTAL": "1", "INSTA_UPDATE": "no"}
 
 
 def misfit(bug, root):
