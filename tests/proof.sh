@@ -24,7 +24,8 @@ part() {
 part "model, two participants with everything" -- --test model -- --ignored --nocapture two_participants
 part "model, three participants" "UNANIMOUS_MODEL_SECONDS=$seconds" -- --test model -- --ignored --nocapture three_participants
 part "simulation" "UNANIMOUS_SECONDS=$seconds" -- --test simulation -- --nocapture
-part "losses of power" "UNANIMOUS_SECONDS=$seconds" -- --test lost_writes -- --nocapture
+part "losses of power" "UNANIMOUS_SECONDS=$seconds" "UNANIMOUS_POINTS=$((seconds * 3))" -- --test lost_writes -- --nocapture
+part "lines" "UNANIMOUS_ROUNDS=$((seconds * 2))" -- --test partitions -- --nocapture whatever_the_lines_do
 part "kills" "UNANIMOUS_ROUNDS=$((seconds / 2))" -- --test rounds -- --nocapture
 
 echo

@@ -24,7 +24,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 PACKAGES = ["unanimous-coordinator", "unanimous-sdk", "unanimous-tests", "unanimous-examples"]
 # Not optimised, the few seeds and rounds that are needed take no longer than many.
-FEW = {"UNANIMOUS_SEEDS": "300", "CARGO_INCREMENTAL": "1", "INSTA_UPDATE": "no"}
+FEW = {"UNANIMOUS_SEEDS": "300", "UNANIMOUS_ROUNDS": "4", "UNANIMOUS_POINTS": "60", "CARGO_INCREMENTAL": "1", "INSTA_UPDATE": "no"}
 
 
 def misfit(bug, root):
@@ -70,12 +70,12 @@ def link(path, to):
             shutil.copy2(path, to)
 
 
-def check(arguments, tree, target, rounds=4):
+def check(arguments, tree, target):
     """Runs a check: whether it compiled, and the tests that failed."""
     words = arguments.split()
     filters = words[2 if words[0] == "--test" else 1:]
     command = ["cargo", "test", "--release", "--workspace", "--no-fail-fast", *words[: len(words) - len(filters)]]
-    environment = {**os.environ, **FEW, "UNANIMOUS_CUTS": str(rounds), "CARGO_TARGET_DIR": str(target)}
+    environment = {**os.environ, **FEW, "CARGO_TARGET_DIR": str(target)}
     built = subprocess.run([*command, "--no-run"], cwd=tree, env=environment, capture_output=True, text=True)
     if built.returncode != 0:
         return False, built.stderr.splitlines()[-12:]
@@ -122,7 +122,7 @@ def main():
                 outcome = f"not caught: {misfits[bug['name']]}"
             else:
                 path.write_text(original.replace(bug["find"].strip("\n"), bug["replace"].strip("\n")))
-                compiled, names = check(bug["check"], tree, target, bug.get("rounds", 4))
+                compiled, names = check(bug["check"], tree, target)
                 if not compiled:
                     outcome = "not caught: it doesn't compile\n" + "\n".join(names)
                 elif not names:

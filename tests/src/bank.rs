@@ -5,7 +5,13 @@ use std::{collections::BTreeMap, path::Path};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{api::Api, binaries::binary, process::Process, server::free_port, wait};
+use crate::{
+    api::Api,
+    binaries::binary,
+    process::{Process, Setup},
+    server::free_port,
+    wait,
+};
 
 /// What an account holds at first, in cents.
 pub const OPENING: i64 = 1000;
@@ -19,6 +25,7 @@ pub struct Bank {
     pub process: Process,
     home: TempDir,
     listen: String,
+    setup: Setup,
     api: Api,
 }
 
@@ -68,12 +75,27 @@ impl Bank {
 
     async fn start_with(failpoint: Option<&str>) -> Self {
         let home = tempfile::tempdir().expect("a folder can be made");
-        let listen = format!("127.0.0.1:{}", free_port());
-        let process = spawn(home.path(), &listen, failpoint);
-        let api = Api::new(&format!("http://{listen}"));
-        let mut this = Self { process, home, listen, api };
+        let mut this = Self::spawn_first(home, Setup::default(), failpoint);
         this.ready().await;
         this
+    }
+
+    /// Opens a bank on what is in the folder `data` in this home, with this setup now and each time it is started again;
+    /// it may not serve yet.
+    pub fn spawn_in(home: TempDir, setup: Setup) -> Self {
+        Self::spawn_first(home, setup, None)
+    }
+
+    fn spawn_first(home: TempDir, setup: Setup, failpoint: Option<&str>) -> Self {
+        let listen = format!("127.0.0.1:{}", free_port());
+        let process = spawn(home.path(), &listen, &setup, failpoint);
+        let api = Api::new(&format!("http://{listen}"));
+        Self { process, home, listen, setup, api }
+    }
+
+    /// The folder of its store.
+    pub fn data(&self) -> std::path::PathBuf {
+        self.home.path().join("data")
     }
 
     /// The participant's base URL.
@@ -104,7 +126,7 @@ impl Bank {
     /// Starts it again after its end; it may not serve yet.
     pub fn spawn_again(&mut self, failpoint: Option<&str>) {
         assert!(self.process.poll().is_some(), "it still runs");
-        self.process = spawn(self.home.path(), &self.listen, failpoint);
+        self.process = spawn(self.home.path(), &self.listen, &self.setup, failpoint);
     }
 
     /// Waits until it serves.
@@ -153,7 +175,7 @@ impl Bank {
     }
 }
 
-fn spawn(home: &Path, listen: &str, failpoint: Option<&str>) -> Process {
+fn spawn(home: &Path, listen: &str, setup: &Setup, failpoint: Option<&str>) -> Process {
     let program = binary(if failpoint.is_some() { "bank-failpoints" } else { "bank" });
     let (data, accounts, opening) = (home.join("data"), ACCOUNTS.to_string(), OPENING.to_string());
     let args = [
@@ -166,5 +188,5 @@ fn spawn(home: &Path, listen: &str, failpoint: Option<&str>) -> Process {
         "--opening-balance",
         &opening,
     ];
-    Process::start(&program, &args, failpoint, &home.join("bank.log"))
+    Process::start_with(&program, &args, &setup.clone().to_die_at(failpoint), &home.join("bank.log"))
 }

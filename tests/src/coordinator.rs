@@ -5,7 +5,13 @@ use std::{path::Path, process::ExitStatus};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::{api::Api, binaries::binary, process::Process, server::free_port, wait};
+use crate::{
+    api::Api,
+    binaries::binary,
+    process::{Process, Setup},
+    server::free_port,
+    wait,
+};
 
 /// See the module.
 pub struct Coordinator {
@@ -13,6 +19,7 @@ pub struct Coordinator {
     pub process: Process,
     home: TempDir,
     listen: String,
+    setup: Setup,
     /// A client of it.
     pub api: Api,
 }
@@ -30,12 +37,22 @@ impl Coordinator {
 
     async fn start_with(failpoint: Option<&str>) -> Self {
         let home = tempfile::tempdir().expect("a folder can be made");
-        let listen = format!("127.0.0.1:{}", free_port());
-        let process = spawn(home.path(), &listen, failpoint);
-        let api = Api::new(&format!("http://{listen}"));
-        let mut this = Self { process, home, listen, api };
+        let mut this = Self::spawn_first(home, Setup::default(), failpoint);
         this.ready().await;
         this
+    }
+
+    /// Starts one on what is in the folder `data` in this home, with this setup now and each time it is started again;
+    /// it may not be ready yet.
+    pub fn spawn_in(home: TempDir, setup: Setup) -> Self {
+        Self::spawn_first(home, setup, None)
+    }
+
+    fn spawn_first(home: TempDir, setup: Setup, failpoint: Option<&str>) -> Self {
+        let listen = format!("127.0.0.1:{}", free_port());
+        let process = spawn(home.path(), &listen, &setup, failpoint);
+        let api = Api::new(&format!("http://{listen}"));
+        Self { process, home, listen, setup, api }
     }
 
     /// The folder of its log.
@@ -63,7 +80,7 @@ impl Coordinator {
     /// Starts it again after its end; it may not be ready yet.
     pub fn spawn_again(&mut self, failpoint: Option<&str>) {
         assert!(self.process.poll().is_some(), "it still runs");
-        self.process = spawn(self.home.path(), &self.listen, failpoint);
+        self.process = spawn(self.home.path(), &self.listen, &self.setup, failpoint);
     }
 
     /// Another process on the same folder, at another port.
@@ -98,14 +115,9 @@ impl Coordinator {
     }
 }
 
-fn spawn(home: &Path, listen: &str, failpoint: Option<&str>) -> Process {
+fn spawn(home: &Path, listen: &str, setup: &Setup, failpoint: Option<&str>) -> Process {
     let program = binary(if failpoint.is_some() { "unanimous-failpoints" } else { "unanimous" });
     let data = home.join("data");
-    let data = data.to_str().expect("a path is text");
-    Process::start(
-        &program,
-        &["serve", "--listen", listen, "--data-dir", data],
-        failpoint,
-        &home.join("coordinator.log"),
-    )
+    let args = ["serve", "--listen", listen, "--data-dir", data.to_str().expect("a path is text")];
+    Process::start_with(&program, &args, &setup.clone().to_die_at(failpoint), &home.join("coordinator.log"))
 }

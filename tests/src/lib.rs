@@ -16,4 +16,6 @@ pub mod participant;
 pub mod process;
 pub mod proxy;
 pub mod server;
+pub mod tellers;
 pub mod wait;
+pub mod wire;

@@ -17,6 +17,23 @@ use nix::{
 
 use crate::wait;
 
+/// What a program is started with beside what it always needs, again each time.
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs)]
+pub struct Setup {
+    pub flags: Vec<String>,
+    pub environment: Vec<(String, String)>,
+}
+
+impl Setup {
+    /// The same, with a point at which the program kills itself.
+    #[must_use]
+    pub fn to_die_at(mut self, failpoint: Option<&str>) -> Self {
+        self.environment.extend(failpoint.map(|point| ("UNANIMOUS_FAILPOINT".to_owned(), point.to_owned())));
+        self
+    }
+}
+
 /// See the module.
 pub struct Process {
     name: String,
@@ -28,16 +45,20 @@ pub struct Process {
 impl Process {
     /// Starts a program. What it writes is added to the file `log`; `failpoint` is where it is to die, if it can.
     pub fn start(program: &Path, args: &[&str], failpoint: Option<&str>, log: &Path) -> Self {
+        Self::start_with(program, args, &Setup::default().to_die_at(failpoint), log)
+    }
+
+    /// The same, with a setup.
+    pub fn start_with(program: &Path, args: &[&str], setup: &Setup, log: &Path) -> Self {
         let file = File::options().create(true).append(true).open(log).expect("a log file can be opened");
         let mut command = Command::new(program);
         for (variable, _) in std::env::vars().filter(|(name, _)| name.starts_with("UNANIMOUS_")) {
             command.env_remove(variable);
         }
-        if let Some(failpoint) = failpoint {
-            command.env("UNANIMOUS_FAILPOINT", failpoint);
-        }
         let child = command
             .args(args)
+            .args(&setup.flags)
+            .envs(setup.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a file can be shared"))
             .stderr(file)

@@ -86,7 +86,7 @@ fn two_participants_one_of_which_votes_unasked() {
 #[test]
 #[ignore = "takes minutes, and 8 GiB"]
 fn two_participants_with_everything_that_they_can_do() {
-    let mut world = two([Style::Asked, Style::Unasked]);
+    let world = two([Style::Asked, Style::Unasked]);
     explore("two participants, everything", &world);
 }
 
