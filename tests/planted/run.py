@@ -43,7 +43,10 @@ def copy_tree(to):
         if path.is_file():
             copy = to / path.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, copy)
+            # Written only where it differs: what is built of the rest stays built, and nothing else does.
+            if not copy.exists() or copy.read_bytes() != path.read_bytes():
+                shutil.copyfile(path, copy)
+                shutil.copymode(path, copy)
     config = "".join(f"[profile.release.package.{name}]\nopt-level = 0\ncodegen-units = 64\n" for name in PACKAGES)
     (to / ".cargo").mkdir(exist_ok=True)
     (to / ".cargo" / "config.toml").write_text(config)
