@@ -143,14 +143,23 @@ async fn lose_power_at(losses: &[Loss], mut disk: Disk, records: &[Record], word
     found
 }
 
-/// Moments of this trace, in order, the last of them its end. Half of them are those just after a sync.
+/// Whether anything was promised by it: a sync, or the mark that says how far the log must reach.
+fn promises(change: &Change) -> bool {
+    match change {
+        Change::Sync { .. } => true,
+        Change::Write { data, .. } => data.starts_with(b"unmark"),
+        _ => false,
+    }
+}
+
+/// Moments of this trace, in order, the last of them its end. Half of them are those just after a promise.
 fn moments(count: u64, records: &[Record], random: &mut StdRng) -> Vec<Loss> {
-    let syncs: Vec<u64> =
-        records.iter().filter(|record| matches!(record.change, Change::Sync { .. })).map(|record| record.end).collect();
+    let promises: Vec<u64> =
+        records.iter().filter(|record| promises(&record.change)).map(|record| record.end).collect();
     let mut cuts: Vec<u64> = (1..count)
         .map(|number| {
-            let after_sync = syncs.choose(random).copied().filter(|_| number % 2 == 0);
-            after_sync.unwrap_or_else(|| records.choose(random).expect("something happened").end)
+            let promised = promises.choose(random).copied().filter(|_| number % 2 == 0);
+            promised.unwrap_or_else(|| records.choose(random).expect("something happened").end)
         })
         .collect();
     cuts.push(records.last().expect("something happened").end);
