@@ -267,7 +267,7 @@ async fn only_coordinators_on_the_list_are_obeyed() {
 #[tokio::test]
 async fn what_is_not_a_message_is_a_clear_problem() {
     let (_folder, served) = bank().await;
-    let post = |media: &'static str, body: String| {
+    let post = |media: &'static str, body: Vec<u8>| {
         let request = served.http.post(format!("{}/prepare", served.url)).header("content-type", media).body(body);
         async move {
             let response = request.send().await.unwrap();
@@ -279,12 +279,17 @@ async fn what_is_not_a_message_is_a_clear_problem() {
     assert_eq!(problem(&post(json_media, "[]".into()).await), (400, "/problems/malformed"));
     assert_eq!(problem(&post(json_media, "{}".into()).await), (400, "/problems/malformed"));
     assert_eq!(problem(&post("text/plain", "{}".into()).await), (415, "/problems/unsupported-media-type"));
-    assert_eq!(problem(&post(json_media, " ".repeat((1 << 20) + 1)).await), (413, "/problems/too-large"));
+    assert_eq!(problem(&post(json_media, b" ".repeat((1 << 20) + 1)).await), (413, "/problems/too-large"));
     let deep = format!("{}{}", "[".repeat(101), "]".repeat(101));
-    assert_eq!(problem(&post(json_media, deep).await), (400, "/problems/malformed"));
+    assert_eq!(problem(&post(json_media, deep.into()).await), (400, "/problems/malformed"));
     let twice =
         served.prepare_message(1, json!({ "twice": 1 })).to_string().replace("\"twice\":1", "\"twice\":1,\"twice\":2");
-    assert_eq!(problem(&post(json_media, twice).await), (400, "/problems/malformed"));
+    assert_eq!(problem(&post(json_media, twice.into()).await), (400, "/problems/malformed"));
+    // Not UTF-8, in a member that nobody reads.
+    let mut more = served.prepare_message(1, json!([]));
+    more["more"] = "?".into();
+    let broken = more.to_string().into_bytes().into_iter().map(|byte| if byte == b'?' { 0xff } else { byte }).collect();
+    assert_eq!(problem(&post(json_media, broken).await), (400, "/problems/malformed"));
     let get = |path: &str| served.http.get(format!("{}/{path}", served.url));
     assert_eq!(get("prepare").send().await.unwrap().status(), 405);
     assert_eq!(get("nothing").send().await.unwrap().status(), 404);

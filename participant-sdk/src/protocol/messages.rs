@@ -152,7 +152,8 @@ pub(super) fn object<'a, T: Deserialize<'a>>(content_type: Option<&str>, body: &
     let json = media == "application/json" || (media.starts_with("application/") && media.ends_with("+json"));
     // A derived struct would take an array of its members, too.
     let object = body.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
-    if json && object { serde_json::from_slice(body).ok() } else { None }
+    // Text first: what isn't UTF-8 isn't JSON, not even in members that nobody reads.
+    if json && object { serde_json::from_str(std::str::from_utf8(body).ok()?).ok() } else { None }
 }
 
 #[derive(Serialize, Deserialize)]

@@ -62,6 +62,11 @@ pub(super) fn object<'a, T: Deserialize<'a>>(what: &str, text: &'a [u8]) -> Resu
     if text.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
         return Err(Problem::new(ProblemType::Malformed, format!("the {what} is not a JSON object")));
     }
-    serde_json::from_slice(text)
-        .map_err(|error| Problem::new(ProblemType::Malformed, format!("the {what} is not what is expected: {error}")))
+    let wrong = |error: &dyn std::fmt::Display| {
+        Problem::new(ProblemType::Malformed, format!("the {what} is not what is expected: {error}"))
+    };
+    let value = serde_json::from_slice(text).map_err(|error| wrong(&error))?;
+    // In members that nobody reads, the parser lets it pass.
+    std::str::from_utf8(text).map_err(|error| wrong(&error))?;
+    Ok(value)
 }

@@ -158,8 +158,8 @@ fn moments(count: u64, records: &[Record], random: &mut StdRng) -> Vec<Loss> {
         records.iter().filter(|record| promises(&record.change)).map(|record| record.end).collect();
     let mut cuts: Vec<u64> = (1..count)
         .map(|number| {
-            let promised = promises.choose(random).copied().filter(|_| number % 2 == 0);
-            promised.unwrap_or_else(|| records.choose(random).expect("something happened").end)
+            let kept_word = promises.choose(random).copied().filter(|_| number % 2 == 0);
+            kept_word.unwrap_or_else(|| records.choose(random).expect("something happened").end)
         })
         .collect();
     cuts.push(records.last().expect("something happened").end);

@@ -7,3 +7,4 @@ mod memory;
 mod retention;
 mod rules;
 mod story;
+mod values;
