@@ -65,8 +65,7 @@ pub(super) fn object<'a, T: Deserialize<'a>>(what: &str, text: &'a [u8]) -> Resu
     let wrong = |error: &dyn std::fmt::Display| {
         Problem::new(ProblemType::Malformed, format!("the {what} is not what is expected: {error}"))
     };
-    let value = serde_json::from_slice(text).map_err(|error| wrong(&error))?;
-    // In members that nobody reads, the parser lets it pass.
-    std::str::from_utf8(text).map_err(|error| wrong(&error))?;
-    Ok(value)
+    // Text first: what isn't UTF-8 isn't JSON, not even in members that nobody reads.
+    let text = std::str::from_utf8(text).map_err(|error| wrong(&error))?;
+    serde_json::from_str(text).map_err(|error| wrong(&error))
 }

@@ -154,12 +154,12 @@ fn promises(change: &Change) -> bool {
 
 /// Moments of this trace, in order, the last of them its end. Half of them are those just after a promise.
 fn moments(count: u64, records: &[Record], random: &mut StdRng) -> Vec<Loss> {
-    let promises: Vec<u64> =
+    let promised: Vec<u64> =
         records.iter().filter(|record| promises(&record.change)).map(|record| record.end).collect();
     let mut cuts: Vec<u64> = (1..count)
         .map(|number| {
-            let kept_word = promises.choose(random).copied().filter(|_| number % 2 == 0);
-            kept_word.unwrap_or_else(|| records.choose(random).expect("something happened").end)
+            let after_promise = promised.choose(random).copied().filter(|_| number % 2 == 0);
+            after_promise.unwrap_or_else(|| records.choose(random).expect("something happened").end)
         })
         .collect();
     cuts.push(records.last().expect("something happened").end);
