@@ -25,9 +25,6 @@ use crate::{
 /// The most bytes of calls that go out together: a participant takes bodies of a mebibyte.
 const MOST_BATCH_BYTES: usize = 900 * 1024;
 
-/// About what a call takes beside its payload.
-const MESSAGE_BYTES: usize = 400;
-
 const FIRST_PAUSE_MS: u64 = 100;
 const LONGEST_PAUSE_MS: u64 = 30_000;
 const LONGEST_PROBE_PAUSE_MS: u64 = 1_000;
@@ -86,7 +83,7 @@ impl Engine {
             while messages.len() < most && bytes < MOST_BATCH_BYTES {
                 let Some(task) = self.lanes.get_mut(participant).and_then(|lane| lane.take(phase)) else { break };
                 if let Some(message) = self.message(now, task) {
-                    bytes += MESSAGE_BYTES + message.payload.as_ref().map_or(0, |payload| payload.get().len());
+                    bytes += message.about_bytes();
                     messages.push(message);
                 }
             }

@@ -3,6 +3,8 @@
 //! Always true: a value begins with the version of its form, and nothing follows its end; what isn't so is refused, and
 //! so is a version from the future. Keys sort as what they stand for does.
 
+use std::collections::HashMap;
+
 use serde::{Serialize, de::DeserializeOwned};
 use unanimous_sdk::protocol::{Epoch, TransactionId};
 use uuid::Uuid;
@@ -49,6 +51,29 @@ pub(super) enum Change {
     Delete(Table, Vec<u8>),
     /// All keys from the first on that are below the second.
     DeleteRange(Table, Vec<u8>, Vec<u8>),
+}
+
+/// The same changes, without those of which one batch would leave nothing: rows of `live` that are put and deleted again.
+/// (Most acknowledgements come with their transaction's end.)
+pub(super) fn settled(mut changes: Vec<Change>) -> Vec<Change> {
+    let mut puts: HashMap<&[u8], usize> = HashMap::new();
+    let mut kept = vec![true; changes.len()];
+    for (at, change) in changes.iter().enumerate() {
+        match change {
+            Change::Put(Table::Live, key, _) => drop(puts.insert(key, at)),
+            Change::Delete(Table::Live, key) => {
+                if let Some(put) = puts.remove(&**key) {
+                    (kept[put], kept[at]) = (false, false);
+                }
+            }
+            // What it takes away depends on what is before it.
+            Change::DeleteRange(..) => puts.clear(),
+            Change::Put(..) | Change::Delete(..) => {}
+        }
+    }
+    let mut kept = kept.into_iter();
+    changes.retain(|_| kept.next() == Some(true));
+    changes
 }
 
 /// The value of an index row that is taken away with its transaction, and not before.

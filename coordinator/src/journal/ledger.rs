@@ -31,15 +31,27 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// What this entry changes, added to `changes`.
-    pub(super) fn enter(&mut self, entry: &Entry, changes: &mut Vec<Change>) -> Result<(), Error> {
+    /// What these entries change, as one batch.
+    pub(super) fn enter_all(&mut self, entries: &[Entry]) -> Result<Vec<Change>, Error> {
+        let mut changes = Vec::with_capacity(entries.len() * 3 + 2);
+        let before = self.highest;
+        for entry in entries {
+            self.enter(entry, &mut changes)?;
+        }
+        if self.highest != before {
+            changes.push(Change::Put(Table::Meta, encoding::HIGHEST.to_vec(), encode(&self.highest)?));
+        }
+        Ok(encoding::settled(changes))
+    }
+
+    fn enter(&mut self, entry: &Entry, changes: &mut Vec<Change>) -> Result<(), Error> {
         match entry {
             Entry::Record { id, index, record } => {
-                self.raise(*id, changes)?;
+                self.highest = self.highest.max(*id);
                 self.record(*id, *index, record, changes)?;
             }
             Entry::Finished { id, transaction } => {
-                self.raise(*id, changes)?;
+                self.highest = self.highest.max(*id);
                 changes.extend(
                     (0..transaction.records).map(|at| Change::Delete(Table::Live, encoding::live_key(*id, at))),
                 );
@@ -104,14 +116,6 @@ impl Ledger {
             self.force(forced, changes)?;
         }
         changes.push(Change::Put(Table::Live, encoding::live_key(id, index), value));
-        Ok(())
-    }
-
-    fn raise(&mut self, id: TransactionId, changes: &mut Vec<Change>) -> Result<(), Error> {
-        if id > self.highest {
-            self.highest = id;
-            changes.push(Change::Put(Table::Meta, encoding::HIGHEST.to_vec(), encode(&id)?));
-        }
         Ok(())
     }
 

@@ -159,8 +159,7 @@ impl State {
         }
         let count = most.min(self.appended.len());
         for entry in self.appended.drain(..count) {
-            let mut changes = Vec::new();
-            self.ledger.enter(&entry, &mut changes)?;
+            let changes = self.ledger.enter_all(std::slice::from_ref(&entry))?;
             self.kernel.change(changes.iter().cloned());
             self.unsynced.push(changes);
             self.force |= entry.is_forced();

@@ -23,6 +23,9 @@ use super::{
 /// How long lazy entries that nobody waits for may wait for company.
 const PATIENCE: Duration = Duration::from_millis(5);
 
+/// So many entries' room is kept for the next batch.
+const KEPT_ROOM: usize = 1024;
+
 /// What writing has cost since the log was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -85,11 +88,7 @@ impl Queue {
         let wake = waiting.entries.is_empty() || (forced && !waiting.wanted);
         waiting.wanted |= forced;
         waiting.since.get_or_insert_with(Instant::now);
-        if waiting.entries.is_empty() {
-            waiting.entries = entries;
-        } else {
-            waiting.entries.extend(entries);
-        }
+        waiting.entries.extend(entries);
         drop(waiting);
         if wake {
             self.wake.notify_one();
@@ -128,8 +127,8 @@ impl Queue {
         }
     }
 
-    /// Waits for something to do; None when there will be nothing more.
-    fn take(&self) -> Result<Option<Taken>, Error> {
+    /// Waits for something to do; None when there will be nothing more. What comes next is put into `empty`.
+    fn take(&self, empty: Vec<Entry>) -> Result<Option<Taken>, Error> {
         let mut waiting = self.lock();
         while !waiting.wanted && !waiting.closing && !waiting.abandoned {
             waiting = match waiting.since.map(|since| PATIENCE.saturating_sub(since.elapsed())) {
@@ -142,8 +141,11 @@ impl Queue {
             return Err(Error::Misuse(format!("entries were appended from number {first} instead of {expected}")));
         }
         (waiting.since, waiting.wanted) = (None, false);
-        let taken =
-            Taken { entries: std::mem::take(&mut waiting.entries), last: waiting.last, closing: waiting.closing };
+        let taken = Taken {
+            entries: std::mem::replace(&mut waiting.entries, empty),
+            last: waiting.last,
+            closing: waiting.closing,
+        };
         Ok((!waiting.abandoned).then_some(taken))
     }
 
@@ -179,7 +181,8 @@ impl Writer {
 
     fn write_all(&mut self) -> Result<(), Error> {
         let mut progress = Progress::default();
-        while let Some(taken) = self.queue.take()? {
+        let mut empty = Vec::new();
+        while let Some(mut taken) = self.queue.take(empty)? {
             let forced = self.write(&taken)?;
             progress.written = taken.last;
             if forced {
@@ -190,6 +193,9 @@ impl Writer {
                 self.mark.sync().map_err(Error::io("sync", self.folder.mark()))?;
                 break;
             }
+            taken.entries.clear();
+            taken.entries.shrink_to(KEPT_ROOM);
+            empty = taken.entries;
         }
         Ok(())
     }
@@ -197,10 +203,7 @@ impl Writer {
     /// One batch. Whether it was synced, and so all before it.
     fn write(&mut self, taken: &Taken) -> Result<bool, Error> {
         let before = self.ledger.tip;
-        let mut changes = Vec::new();
-        for entry in &taken.entries {
-            self.ledger.enter(entry, &mut changes)?;
-        }
+        let mut changes = self.ledger.enter_all(&taken.entries)?;
         if taken.closing {
             self.ledger.checkpoint(&mut changes)?;
         }

@@ -2,11 +2,13 @@
 //!
 //! Always true: in a batch each call's answer counts for itself; another number of answers is none at all.
 
-use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+use serde::Serialize;
 use serde_json::value::RawValue;
 use unanimous_sdk::protocol::{
-    AbortAnswer, BranchName, CommitAnswer, Coordinator, CoordinatorId, Epoch, MAX_ANSWER_BYTES, MAX_BATCH_ANSWER_BYTES,
-    PrepareAnswer, ProblemType, TransactionId, UnixMillis,
+    AbortAnswer, BatchAnswers, BatchCall, BatchMessage, BatchRequest, BranchName, CommitAnswer, Coordinator,
+    CoordinatorRef, Epoch, MAX_ANSWER_BYTES, MAX_BATCH_ANSWER_BYTES, PrepareAnswer, TransactionId, UnixMillis,
 };
 
 use super::{
@@ -14,6 +16,9 @@ use super::{
     client::{Client, Response},
 };
 use crate::transaction::Call;
+
+/// What the answers in a batch are.
+const JSON: Option<&str> = Some("application/json");
 
 /// Makes calls. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -26,27 +31,6 @@ pub struct Http {
 #[derive(Serialize)]
 struct Single<'a> {
     coordinator: &'a Coordinator,
-    #[serde(flatten)]
-    message: Body<'a>,
-}
-
-#[derive(Serialize)]
-struct Batch<'a> {
-    coordinator: &'a Coordinator,
-    messages: Vec<InBatch<'a>>,
-}
-
-#[derive(Serialize)]
-struct InBatch<'a> {
-    call: &'static str,
-    #[serde(flatten)]
-    message: Body<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    traceparent: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Body<'a> {
     transaction: TransactionId,
     branch: &'a BranchName,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,26 +39,6 @@ struct Body<'a> {
     deadline: Option<UnixMillis>,
     #[serde(skip_serializing_if = "Option::is_none")]
     remaining_ms: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct BatchAnswers<'a> {
-    #[serde(borrow)]
-    answers: Vec<OneAnswer<'a>>,
-}
-
-#[derive(Deserialize)]
-struct OneAnswer<'a> {
-    status: u16,
-    #[serde(borrow)]
-    body: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-struct StaleEpoch {
-    r#type: String,
-    epoch: Epoch,
-    coordinator: CoordinatorId,
 }
 
 impl Http {
@@ -107,7 +71,15 @@ impl Http {
 
     async fn single(&self, request: &Request, message: &Message) -> (Attempt, Option<Offer>) {
         let coordinator = self.coordinator(message.horizon);
-        let body = Single { coordinator: &coordinator, message: Body::of(message) };
+        let prepare = message.call == Call::Prepare;
+        let body = Single {
+            coordinator: &coordinator,
+            transaction: message.transaction,
+            branch: &message.branch,
+            payload: message.payload.as_deref(),
+            deadline: prepare.then_some(message.deadline),
+            remaining_ms: prepare.then_some(message.remaining_ms),
+        };
         let traceparent = message.traceparent.as_deref();
         match self.post(request, name(message.call), &body, traceparent, MAX_ANSWER_BYTES).await {
             Err(attempt) => (attempt, None),
@@ -125,7 +97,7 @@ impl Http {
         let all = |attempt: Attempt| vec![attempt; messages.len()];
         let horizon = messages.iter().map(|message| message.horizon).max().unwrap_or(TransactionId::NIL);
         let coordinator = self.coordinator(horizon);
-        let body = Batch { coordinator: &coordinator, messages: messages.iter().map(InBatch::of).collect() };
+        let body = BatchRequest { coordinator, messages: messages.iter().map(in_batch).collect() };
         let response = match self.post(request, "batch", &body, None, MAX_BATCH_ANSWER_BYTES).await {
             Ok(response) => response,
             Err(attempt) => return (all(attempt), None),
@@ -137,13 +109,12 @@ impl Http {
         if let 404 | 405 | 415 | 501 = status {
             return (all(Attempt::NotTaken), Some(Offer::Refused));
         }
-        let answers = Some(&body).filter(|_| status == 200 && is_json(content_type.as_deref()));
-        let answers = answers.and_then(|body| serde_json::from_slice::<BatchAnswers<'_>>(body).ok());
-        let Some(BatchAnswers { answers }) = answers.filter(|all| all.answers.len() == messages.len()) else {
+        let Some(answers) = BatchAnswers::parse(status, content_type.as_deref(), &body, messages.len()) else {
             return (all(Attempt::NoAnswer(describe(status, content_type.as_deref(), &body))), offer);
         };
-        let attempts = messages.iter().zip(answers).map(|(message, answer)| {
-            read(message.call, answer.status, Some("application/json"), answer.body.get().as_bytes())
+        let attempts = messages.iter().zip(answers).map(|(message, answer)| match answer {
+            Some(answer) => read(message.call, answer.status, JSON, answer.body.get().as_bytes()),
+            None => Attempt::NoAnswer("its answer in the batch isn't one: it needs a status and a body".to_owned()),
         });
         (attempts.collect(), offer)
     }
@@ -156,39 +127,33 @@ impl Http {
         traceparent: Option<&str>,
         most: usize,
     ) -> Result<Response, Attempt> {
-        let body = serde_json::to_vec(body);
-        let body = body.map_err(|error| Attempt::NoAnswer(format!("the call could not be written: {error}")))?;
-        self.client.post(format!("{}/{name}", request.participant), body, traceparent, most).await
+        let mut text = Vec::with_capacity(request.messages.iter().map(Message::about_bytes).sum::<usize>() + 256);
+        let written = serde_json::to_writer(&mut text, body);
+        written.map_err(|error| Attempt::NoAnswer(format!("the call could not be written: {error}")))?;
+        self.client.post(format!("{}/{name}", request.participant), text, traceparent, most).await
     }
 
     /// The higher epoch of this very coordinator that a 412 names.
     fn stale(&self, status: u16, content_type: Option<&str>, body: &[u8]) -> Option<Epoch> {
-        if status != 412 || !is_json(content_type) {
-            return None;
-        }
-        let stale: StaleEpoch = serde_json::from_slice(body).ok()?;
-        let mine = stale.r#type == ProblemType::StaleEpoch.reference() && stale.coordinator == self.coordinator.id;
-        (mine && stale.epoch > self.coordinator.epoch).then_some(stale.epoch)
+        let stale = CoordinatorRef::of_stale_epoch(status, content_type, body)?;
+        (stale.id == self.coordinator.id && stale.epoch > self.coordinator.epoch).then_some(stale.epoch)
     }
 }
 
-impl<'a> InBatch<'a> {
-    fn of(message: &'a Message) -> Self {
-        let traceparent = message.traceparent.as_deref();
-        Self { call: name(message.call), message: Body::of(message), traceparent }
-    }
-}
-
-impl<'a> Body<'a> {
-    fn of(message: &'a Message) -> Self {
-        let prepare = message.call == Call::Prepare;
-        Self {
-            transaction: message.transaction,
-            branch: &message.branch,
-            payload: message.payload.as_deref(),
-            deadline: prepare.then_some(message.deadline),
-            remaining_ms: prepare.then_some(message.remaining_ms),
-        }
+fn in_batch(message: &Message) -> BatchMessage<'_> {
+    let prepare = message.call == Call::Prepare;
+    BatchMessage {
+        call: match message.call {
+            Call::Prepare => BatchCall::Prepare,
+            Call::Commit => BatchCall::Commit,
+            Call::Abort => BatchCall::Abort,
+        },
+        transaction: message.transaction,
+        branch: message.branch.clone(),
+        payload: message.payload.as_deref(),
+        deadline: prepare.then_some(message.deadline),
+        remaining_ms: prepare.then_some(message.remaining_ms),
+        traceparent: message.traceparent.as_deref().map(Cow::Borrowed),
     }
 }
 
@@ -208,11 +173,6 @@ fn read(call: Call, status: u16, content_type: Option<&str>, body: &[u8]) -> Att
         Call::Abort => AbortAnswer::parse(status, content_type, body).map(Attempt::Abort),
     };
     answer.unwrap_or_else(|| Attempt::NoAnswer(describe(status, content_type, body)))
-}
-
-fn is_json(content_type: Option<&str>) -> bool {
-    let media = content_type.and_then(|text| text.split(';').next()).unwrap_or_default().trim().to_ascii_lowercase();
-    media == "application/json" || (media.starts_with("application/") && media.ends_with("+json"))
 }
 
 /// An answer that doesn't count, for people.

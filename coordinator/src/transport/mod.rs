@@ -32,6 +32,13 @@ pub struct Message {
     pub traceparent: Option<Arc<str>>,
 }
 
+impl Message {
+    /// About what it takes in a request.
+    pub fn about_bytes(&self) -> usize {
+        400 + self.payload.as_ref().map_or(0, |payload| payload.get().len())
+    }
+}
+
 /// Calls of one phase that go out together, in one request; one alone goes out as a single call.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]

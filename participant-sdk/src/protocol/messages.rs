@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize, Serializer, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::{BranchName, CoordinatorId, Epoch, TransactionId, UnixMillis};
+use super::{BranchName, CoordinatorId, Epoch, ProblemType, TransactionId, UnixMillis};
 
 /// Who sends a message, as it stands in every one: the coordinator's id, the epoch of its log, the URL at which it is
 /// asked about decisions, and its horizon (every transaction with a lower id is finished).
@@ -44,6 +44,30 @@ struct CoordinatorRefBody {
 impl From<CoordinatorRefBody> for CoordinatorRef {
     fn from(body: CoordinatorRefBody) -> Self {
         Self { id: body.id, epoch: body.epoch }
+    }
+}
+
+impl CoordinatorRef {
+    /// The coordinator, and its higher epoch, that a participant's `stale-epoch` problem names; None: it is no such problem.
+    ///
+    /// ```
+    /// use unanimous_sdk::protocol::CoordinatorRef;
+    /// let body = br#"{"type": "/problems/stale-epoch", "coordinator": "67e55044-10b1-426f-9247-bb680e5fe0c8",
+    ///     "epoch": "01890a5d-0000-7000-8000-000000000002"}"#;
+    /// let known = CoordinatorRef::of_stale_epoch(412, Some("application/problem+json"), body).unwrap();
+    /// assert_eq!(known.epoch.to_string(), "01890a5d-0000-7000-8000-000000000002");
+    /// assert_eq!(CoordinatorRef::of_stale_epoch(409, Some("application/problem+json"), body), None);
+    /// ```
+    pub fn of_stale_epoch(status: u16, content_type: Option<&str>, body: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct StaleEpoch<'a> {
+            #[serde(borrow)]
+            r#type: Cow<'a, str>,
+            coordinator: CoordinatorId,
+            epoch: Epoch,
+        }
+        let StaleEpoch { r#type, coordinator, epoch } = object(content_type, body).filter(|_| status == 412)?;
+        (r#type == ProblemType::StaleEpoch.reference()).then_some(Self { id: coordinator, epoch })
     }
 }
 
