@@ -25,6 +25,7 @@ use crate::{
     config::Serve,
     engine::{Clock, Engine, Limits, Service},
     journal::{self, Journal, RocksDb, rocks, space},
+    metrics::Metrics,
     transport::Http,
 };
 
@@ -94,14 +95,23 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
     let server = Server::start(listener, api::router(app.clone()), most_connections(config.max_connections));
     info!(%address, data_dir = %config.data_dir.display(), "loading the log");
 
-    let opening = tokio::task::spawn_blocking({
-        let now = clock.now().wall;
-        let dir = config.data_dir.clone();
-        move || rocks::open(&dir, now, || rand::rng().random()).map(|opened| (opened, space::Watch::start(&dir)))
+    let reading = tokio::task::spawn_blocking({
+        let (dir, now) = (config.data_dir.clone(), clock.now().wall);
+        move || rocks::verified(&dir, now, || rand::rng().random())
     });
-    let ((opened, recovered), room) = opening.await.map_err(Error::Opening)??;
+    let (verified, recovered) = reading.await.map_err(Error::Opening)??;
     let unfinished = recovered.live.len();
-    let mut engine = Engine::new(clock.now(), recovered, url, limits, rand::rng().random());
+    // All that was recovered is got ready while the log is opened; nothing of it is carried out before that is done.
+    let opening = tokio::task::spawn_blocking({
+        let dir = config.data_dir.clone();
+        move || verified.open().map(|opened| (opened, space::Watch::start(&dir)))
+    });
+    let building = tokio::task::spawn_blocking(move || {
+        let metrics = Metrics::new(recovered.live.iter().map(|(id, transaction)| (*id, transaction)));
+        (Engine::new(clock.now(), recovered, url, limits, rand::rng().random()), metrics)
+    });
+    let (opened, room) = opening.await.map_err(Error::Opening)??;
+    let (mut engine, metrics) = building.await.map_err(Error::Opening)?;
     engine.set_disk_full(room.is_full());
     let coordinator = engine.coordinator();
     let slot = Arc::new(OnceLock::<Service>::new());
@@ -127,7 +137,7 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
     };
     let journal = Arc::new(opened.keeping(config.retain).start(Box::new(on_progress), Box::new(on_fatal))?);
     let log: Arc<dyn Journal> = Arc::<RocksDb>::clone(&journal);
-    let service = Service::new(engine, log, Http::new(coordinator.clone())?, clock);
+    let service = Service::new(engine, log, Http::new(coordinator.clone())?, clock, metrics);
     // Before anything is appended: no progress may be missed.
     let _ = opened_log.set(Arc::downgrade(&journal));
     let _ = slot.set(service.clone());

@@ -63,8 +63,7 @@ impl Clock {
 
 impl Service {
     /// Carries out what the engine asks for, from [`Service::start`] on.
-    pub fn new(engine: Engine, journal: Arc<dyn Journal>, transport: Http, clock: Clock) -> Self {
-        let metrics = Metrics::new(engine.live.iter().map(|(id, live)| (*id, &live.transaction)));
+    pub fn new(engine: Engine, journal: Arc<dyn Journal>, transport: Http, clock: Clock, metrics: Metrics) -> Self {
         let inner = Inner {
             engine: Mutex::new(engine),
             journal,

@@ -115,7 +115,9 @@ impl Tables for Database {
     fn scan(&self, table: Table, from: &[u8], each: &mut Each<'_>) -> Result<(), Error> {
         for row in self.db.iterator_cf(self.table(table)?, IteratorMode::From(from, Direction::Forward)) {
             let (key, value) = row.map_err(failed("be read"))?;
-            each(&key, &value)?;
+            if each(&key, &value)?.is_break() {
+                break;
+            }
         }
         Ok(())
     }

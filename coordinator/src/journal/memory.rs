@@ -253,7 +253,9 @@ impl Tables for Rows {
     fn scan(&self, table: Table, from: &[u8], each: &mut Each<'_>) -> Result<(), Error> {
         let rows = self.0.range((table, from.to_vec())..).take_while(|((of, _), _)| *of == table);
         for ((_, key), value) in rows {
-            each(key, value)?;
+            if each(key, value)?.is_break() {
+                break;
+            }
         }
         Ok(())
     }

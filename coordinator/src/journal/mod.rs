@@ -21,6 +21,7 @@ mod error;
 mod folder;
 mod index;
 mod ledger;
+mod live;
 mod mark;
 pub mod memory;
 mod recovery;
@@ -101,7 +102,7 @@ pub type OnProgress = Box<dyn Fn(Progress) + Send + Sync>;
 /// Is told once, from the log's own thread, that the log can't be written any more. It must end the process.
 pub type OnFatal = Box<dyn Fn(Error) + Send + Sync>;
 
-/// What was found when the log was opened: durable, all of it.
+/// What was found when the log was opened: durable, all of it, once it is open.
 #[derive(Debug)]
 pub struct Recovered {
     /// Minted once, kept for ever.

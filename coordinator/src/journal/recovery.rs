@@ -2,27 +2,24 @@
 //!
 //! Always true: what is returned here was read, whole, from records whose chain holds and reaches the mark.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::ControlFlow};
 
 use unanimous_sdk::protocol::{CoordinatorId, Epoch, TransactionId, UnixMillis};
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
     Error, Recovered,
     chain::{Forced, Link, Tip},
     encoding::{self, Change, Table},
     ledger::Ledger,
+    live,
 };
-use crate::{
-    transaction::{Record, Transaction},
-    uuid7::next_uuid_v7,
-};
+use crate::{transaction::Transaction, uuid7::next_uuid_v7};
 
 /// What finishes later than this after its beginning is kept apart, if nothing else is said.
 const DEFAULT_LATE_MS: u64 = 60_000;
 
-/// Takes one row, or ends the scan.
-pub(super) type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), Error> + 'a;
+/// Takes one row, and says whether it wants another.
+pub(super) type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Error> + 'a;
 
 /// The log's tables, to be read.
 pub(super) trait Tables {
@@ -31,7 +28,7 @@ pub(super) trait Tables {
     /// The last key that is not above this one.
     fn last(&self, table: Table, upto: &[u8]) -> Result<Option<Vec<u8>>, Error>;
 
-    /// Gives `each` the rows from this key on, in the order of their keys.
+    /// Gives `each` the rows from this key on, in the order of their keys, until it wants no more.
     fn scan(&self, table: Table, from: &[u8], each: &mut Each<'_>) -> Result<(), Error>;
 }
 
@@ -66,7 +63,12 @@ pub(super) fn create(coordinator: CoordinatorId) -> Result<Vec<Change>, Error> {
 }
 
 /// Reads and verifies everything that start needs; `mark` is how far the log must reach.
-pub(super) fn read(tables: &impl Tables, coordinator: CoordinatorId, mark: Tip, from: From) -> Result<Found, Error> {
+pub(super) fn read(
+    tables: &(impl Tables + Sync),
+    coordinator: CoordinatorId,
+    mark: Tip,
+    from: From,
+) -> Result<Found, Error> {
     if meta::<CoordinatorId>(tables, encoding::COORDINATOR)? != Some(coordinator) {
         return Err(Error::DatabaseOfAnother { expected: coordinator });
     }
@@ -85,7 +87,7 @@ pub(super) fn read(tables: &impl Tables, coordinator: CoordinatorId, mark: Tip, 
         epochs: epochs(tables)?,
         superseded: meta(tables, encoding::SUPERSEDED)?,
         retained: meta(tables, encoding::RETAINED)?.unwrap_or_default(),
-        live: live(tables)?,
+        live: live::read(tables)?,
     })
 }
 
@@ -149,7 +151,7 @@ fn chain(tables: &impl Tables, coordinator: CoordinatorId, from: From) -> Result
             sequence = found;
         }
         walked += 1;
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })?;
     Ok((tip, sequence, walked))
 }
@@ -158,10 +160,8 @@ fn chain(tables: &impl Tables, coordinator: CoordinatorId, from: From) -> Result
 fn first_kept(tables: &impl Tables) -> Result<Option<(Tip, u64)>, Error> {
     let mut first = None;
     tables.scan(Table::Outcomes, &[], &mut |key, _| {
-        if first.is_none() {
-            first = Some(encoding::outcome_of_key(key).map_err(Error::unreadable(Table::Outcomes, key))?);
-        }
-        Ok(())
+        first = Some(encoding::outcome_of_key(key).map_err(Error::unreadable(Table::Outcomes, key))?);
+        Ok(ControlFlow::Break(()))
     })?;
     match first {
         None | Some(1) => Ok(None),
@@ -203,49 +203,11 @@ pub(super) fn meta<T: serde::de::DeserializeOwned>(tables: &impl Tables, key: &[
 fn epochs(tables: &impl Tables) -> Result<BTreeSet<Epoch>, Error> {
     let mut epochs = BTreeSet::new();
     tables.scan(Table::Meta, encoding::EPOCHS, &mut |key, _| {
-        if key.starts_with(encoding::EPOCHS) {
-            epochs.insert(encoding::epoch_of_key(key).map_err(Error::unreadable(Table::Meta, key))?);
+        if !key.starts_with(encoding::EPOCHS) {
+            return Ok(ControlFlow::Break(()));
         }
-        Ok(())
+        epochs.insert(encoding::epoch_of_key(key).map_err(Error::unreadable(Table::Meta, key))?);
+        Ok(ControlFlow::Continue(()))
     })?;
     Ok(epochs)
-}
-
-fn live(tables: &impl Tables) -> Result<Vec<(TransactionId, Transaction)>, Error> {
-    let mut all: Vec<(TransactionId, Vec<Record>)> = Vec::new();
-    tables.scan(Table::Live, &[], &mut |key, value| {
-        let (id, index) = encoding::live_of_key(key).map_err(Error::unreadable(Table::Live, key))?;
-        let (number, record): (u64, Record) = encoding::decode(value).map_err(Error::unreadable(Table::Live, key))?;
-        if record.is_forced() {
-            match_decision(tables, id, number, value)?;
-        }
-        let before = match all.last() {
-            Some((last, records)) if *last == id => records.len(),
-            _ => 0,
-        };
-        if before != index as usize {
-            return Err(Error::Transaction {
-                id,
-                why: format!("its record {before} is missing, and {index} is there"),
-            });
-        }
-        match all.last_mut() {
-            Some((_, records)) if before > 0 => records.push(record),
-            _ => all.push((id, vec![record])),
-        }
-        Ok(())
-    })?;
-    let replay = |(id, records)| match Transaction::replay(records) {
-        Ok(transaction) => Ok((id, transaction)),
-        Err(why) => Err(Error::Transaction { id, why: why.to_string() }),
-    };
-    all.into_iter().map(replay).collect()
-}
-
-/// A decision among the live records must be the one in the chain.
-fn match_decision(tables: &impl Tables, id: TransactionId, number: u64, value: &[u8]) -> Result<(), Error> {
-    match link(tables, number)?.map(|link| link.forced) {
-        Some(Forced::Decided { id: of, digest, .. }) if of == id && digest == xxh3_128(value) => Ok(()),
-        _ => Err(Error::Transaction { id, why: format!("its decision is not that of forced record {number}") }),
-    }
 }

@@ -8,7 +8,7 @@
 //! decisions that are still being told, the checkpoint before them, and all after it, stay; from which time on everything
 //! is there is written with what is dropped.
 
-use std::time::Duration;
+use std::{ops::ControlFlow, time::Duration};
 
 use unanimous_sdk::protocol::{TransactionId, UnixMillis};
 use uuid::Uuid;
@@ -61,7 +61,7 @@ impl Retention {
                 let rows = Tag::all(&transaction).into_iter().map(|tag| tag.row(id));
                 changes.extend(rows.map(|row| Change::Delete(Table::Index, row)));
             }
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?;
         drop_forced_records(database, expired, now, &mut changes)?;
         database.write(&changes, false)?;
@@ -95,7 +95,7 @@ fn drop_forced_records(
             let number = encoding::outcome_of_key(number).map_err(unreadable())?;
             seen.push((number, encoding::decode(value).map_err(unreadable())?));
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })?;
     let key_of = |number| [encoding::CHECKPOINTS, &encoding::outcome_key(number)].concat();
     let last: Option<u64> = recovery::meta(database, encoding::CHECKPOINT)?;
@@ -109,7 +109,7 @@ fn drop_forced_records(
         if number > 0 {
             needed = needed.min(number);
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })?;
     let old = seen.iter().filter(|(number, at)| *at < expired && *number <= needed).map(|(number, _)| *number).max();
     if let Some(old) = old {

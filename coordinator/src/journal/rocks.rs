@@ -4,7 +4,7 @@
 //! nothing on disk. What was read is durable before the new epoch is, and that before anything is returned.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
@@ -15,6 +15,7 @@ use unanimous_sdk::protocol::{CoordinatorId, TransactionId, UnixMillis};
 use super::{
     Entry, Error, Find, Journal, Lsn, OnFatal, OnProgress, Recovered,
     database::Database,
+    encoding::Change,
     folder::Folder,
     index,
     ledger::Ledger,
@@ -45,6 +46,15 @@ pub struct Opened {
     folder: Arc<Folder>,
 }
 
+/// A log that was read and verified, and nothing in it changed yet: [`open`](Verified::open) it.
+pub struct Verified {
+    dir: PathBuf,
+    /// The new epoch's.
+    changes: Vec<Change>,
+    ledger: Ledger,
+    folder: Folder,
+}
+
 /// What [`verify`] has walked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -61,19 +71,32 @@ pub struct Report {
 /// Opens the log in this folder, verifies it, and mints the epoch. An empty or missing folder becomes a new log.
 ///
 /// `random` gives fresh random bits each time it is called.
-pub fn open(dir: &Path, now: UnixMillis, mut random: impl FnMut() -> u128) -> Result<(Opened, Recovered), Error> {
+pub fn open(dir: &Path, now: UnixMillis, random: impl FnMut() -> u128) -> Result<(Opened, Recovered), Error> {
+    let (verified, recovered) = verified(dir, now, random)?;
+    Ok((verified.open()?, recovered))
+}
+
+/// The first half of [`open`], which reads and verifies. What was recovered may be got ready meanwhile, but it isn't in
+/// force before [`Verified::open`] has returned.
+pub fn verified(dir: &Path, now: UnixMillis, mut random: impl FnMut() -> u128) -> Result<(Verified, Recovered), Error> {
     let folder = Folder::open(dir, now, random(), Database::create)?;
-    let coordinator = folder.identity.coordinator;
     let found = read(&folder, From::Checkpoint)?;
-    space::make_way(dir)?;
-    let database = Database::open(&folder.database())?;
     let (changes, ledger, recovered) = found.open(folder.identity, now, random())?;
-    database.write(&changes, true)?;
-    let mark = Mark::open(&folder.mark(), coordinator)?;
-    // Synced here, once: from now on a log without forced records can't be taken for this one.
-    mark.write(ledger.tip).and_then(|()| mark.sync()).map_err(Error::io("write", folder.mark()))?;
-    let opened = Opened { database: Arc::new(database), mark, ledger, folder: Arc::new(folder) };
-    Ok((opened, recovered))
+    Ok((Verified { dir: dir.to_owned(), changes, ledger, folder }, recovered))
+}
+
+impl Verified {
+    /// The second half: makes durable what was read, and then the new epoch.
+    pub fn open(self) -> Result<Opened, Error> {
+        let Self { dir, changes, ledger, folder } = self;
+        space::make_way(&dir)?;
+        let database = Database::open(&folder.database())?;
+        database.write(&changes, true)?;
+        let mark = Mark::open(&folder.mark(), folder.identity.coordinator)?;
+        // Synced here, once: from now on a log without forced records can't be taken for this one.
+        mark.write(ledger.tip).and_then(|()| mark.sync()).map_err(Error::io("write", folder.mark()))?;
+        Ok(Opened { database: Arc::new(database), mark, ledger, folder: Arc::new(folder) })
+    }
 }
 
 /// Walks the whole chain of the log in this folder, from its first record, and changes nothing. The log must not be open.

@@ -40,12 +40,10 @@ pub(super) struct Seen {
 
 impl Unfinished {
     pub(super) fn new<'a>(recovered: impl IntoIterator<Item = (TransactionId, &'a Transaction)>) -> Self {
-        let mut unfinished = Self::default();
-        for (id, transaction) in recovered {
-            unfinished.transactions.insert(id, One::default());
-            unfinished.change(id, |one| one.prepared = prepared(transaction));
-        }
-        unfinished
+        let one = |transaction| One { prepared: prepared(transaction), ..One::default() };
+        let transactions: BTreeMap<_, _> = recovered.into_iter().map(|(id, of)| (id, one(of))).collect();
+        let in_doubt = transactions.values().filter(|one| !one.prepared.is_empty()).count();
+        Self { transactions, in_doubt }
     }
 
     /// This goes to the log.

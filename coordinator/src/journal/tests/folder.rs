@@ -1,6 +1,6 @@
 //! The data folder: what is foreign, newer, damaged or held by another is refused by name, and left as it is.
 
-use std::{fs, path::Path};
+use std::{fs, ops::ControlFlow, path::Path};
 
 use uuid::Uuid;
 
@@ -196,7 +196,7 @@ fn a_decision_that_is_not_the_one_in_the_chain_is_refused() {
             if value.len() > changed.as_ref().map_or(0, |(_, longest): &(Vec<u8>, Vec<u8>)| longest.len()) {
                 changed = Some((key.to_vec(), value.to_vec()));
             }
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         };
         database.scan(Table::Live, &[], &mut each).unwrap();
         // The longest is the decision; what is changed in it is the name of a branch.
