@@ -174,3 +174,22 @@ pub(super) fn epoch_of_key(key: &[u8]) -> Result<Epoch, Unreadable> {
     let bytes = key.strip_prefix(EPOCHS).and_then(|rest| rest.try_into().ok()).ok_or_else(wrong)?;
     Ok(Epoch::from_uuid(Uuid::from_bytes(bytes)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_batch_only_what_it_leaves_is_written() {
+        let put = |table, key: &[u8]| Change::Put(table, key.to_vec(), vec![]);
+        let delete = |key: &[u8]| Change::Delete(Table::Live, key.to_vec());
+        let range = Change::DeleteRange(Table::Live, vec![], b"b".to_vec());
+        let changes = vec![put(Table::Live, b"a"), put(Table::History, b"a"), delete(b"a"), delete(b"b")];
+        assert_eq!(settled(changes), [put(Table::History, b"a"), delete(b"b")]);
+        let changes = vec![put(Table::Live, b"a"), range, delete(b"a"), put(Table::Live, b"c")];
+        assert_eq!(settled(changes.clone()), changes);
+        // Another table's row of the same key is another row.
+        let changes = vec![put(Table::Kept, b"a"), delete(b"a"), put(Table::Live, b"a")];
+        assert_eq!(settled(changes.clone()), changes);
+    }
+}

@@ -3,6 +3,7 @@
 mod damage;
 mod folder;
 mod killed;
+mod many;
 mod memory;
 mod retention;
 mod rules;
