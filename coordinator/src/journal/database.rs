@@ -113,13 +113,16 @@ impl Tables for Database {
     }
 
     fn scan(&self, table: Table, from: &[u8], each: &mut Each<'_>) -> Result<(), Error> {
-        for row in self.db.iterator_cf(self.table(table)?, IteratorMode::From(from, Direction::Forward)) {
-            let (key, value) = row.map_err(failed("be read"))?;
-            if each(&key, &value)?.is_break() {
-                break;
+        let mut rows = self.db.raw_iterator_cf(self.table(table)?);
+        rows.seek(from);
+        while let Some((key, value)) = rows.item() {
+            if each(key, value)?.is_break() {
+                return Ok(());
             }
+            rows.next();
         }
-        Ok(())
+        // It ends at what it can't read, too.
+        rows.status().map_err(failed("be read"))
     }
 }
 
