@@ -9,6 +9,7 @@ pub mod api;
 pub mod bank;
 pub mod binaries;
 pub mod coordinator;
+pub mod fuzz;
 pub mod history;
 pub mod local;
 pub mod openapi;

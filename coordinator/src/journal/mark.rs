@@ -79,7 +79,7 @@ pub(super) fn bytes(coordinator: CoordinatorId, tip: Tip) -> Vec<u8> {
     bytes
 }
 
-fn parse(bytes: &[u8]) -> Option<(CoordinatorId, Tip)> {
+pub(super) fn parse(bytes: &[u8]) -> Option<(CoordinatorId, Tip)> {
     let (content, checksum) = bytes.split_last_chunk::<8>()?;
     if bytes.len() != LEN || xxh3_64(content) != u64::from_be_bytes(*checksum) {
         return None;

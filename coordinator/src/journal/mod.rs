@@ -24,6 +24,7 @@ mod ledger;
 mod live;
 mod mark;
 pub mod memory;
+mod reading;
 mod recovery;
 mod retention;
 pub mod rocks;
@@ -40,6 +41,7 @@ pub use self::{
     error::Error,
     index::{Find, Tag},
     memory::Memory,
+    reading::reads_as_written,
     rocks::RocksDb,
     writer::Stats,
 };

@@ -1,6 +1,9 @@
 //! The rules of a transaction, one by one.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
 
 use proptest::prelude::*;
 use serde_json::value::RawValue;
@@ -9,7 +12,7 @@ use unanimous_sdk::protocol::{
 };
 
 use super::{
-    Barrier, BranchState, Call, Command, Event, Heard, Key, KeyedCall, Log, Lsn, NotAllowed, Payload, Reason,
+    Barrier, Branch, BranchState, Call, Command, Event, Heard, Key, KeyedCall, Log, Lsn, NotAllowed, Payload, Reason,
     ReasonCode, Record, State, Step, Transaction,
 };
 
@@ -275,4 +278,61 @@ proptest! {
             prop_assert_eq!(ends(&replayed.branches), ends(&transaction.branches));
         }
     }
+}
+
+#[test]
+fn a_key_belongs_to_a_path_and_not_to_what_came_of_it() {
+    let enlisted = |branch: &str, new| KeyedCall::Enlist { branch: name(branch), new };
+    let paths = [
+        [KeyedCall::Begin, KeyedCall::Begin],
+        [enlisted("a", true), enlisted("b", false)],
+        [KeyedCall::Vote(name("a")), KeyedCall::Vote(name("a"))],
+        [KeyedCall::Vote(name("b")), KeyedCall::Vote(name("b"))],
+        [KeyedCall::Commit, KeyedCall::Commit],
+        [KeyedCall::Abort, KeyedCall::Abort],
+    ];
+    for (at, [one, _]) in paths.iter().enumerate() {
+        for (other_at, [_, other]) in paths.iter().enumerate() {
+            assert_eq!(one.same_path(other), at == other_at, "{one:?}, {other:?}");
+        }
+    }
+}
+
+/// The checkers that explore states take two of the same hash for one.
+#[test]
+fn branches_are_equal_if_nothing_that_decides_differs() {
+    let hash = |branch: &Branch| {
+        let mut hasher = DefaultHasher::new();
+        branch.hash(&mut hasher);
+        hasher.finish()
+    };
+    let one = begun(&["a"]).branches.remove(0);
+    let same =
+        Branch { attempts: 7, payload: Some(RawValue::from_string("1".to_owned()).unwrap().into()), ..one.clone() };
+    assert_eq!((&one, hash(&one)), (&same, hash(&same)));
+    let others = [
+        Branch { name: name("b"), ..one.clone() },
+        Branch { participant: url("b"), ..one.clone() },
+        Branch { payload_digest: Some(1), ..one.clone() },
+        Branch { state: BranchState::Prepared, ..one.clone() },
+        Branch { vote: Some(Vote::Prepared), ..one.clone() },
+        Branch { detail: Some(String::new()), ..one.clone() },
+        Branch { heard: Some(Heard::Error), ..one.clone() },
+    ];
+    for other in others {
+        assert_ne!(one, other);
+        assert_ne!(hash(&one), hash(&other), "{other:?}");
+    }
+}
+
+#[test]
+fn only_a_branch_of_which_nobody_knows_is_left_to_an_operator() {
+    let ended = |answer| {
+        let prepared = (0..2).map(|at| Event::PrepareAnswered(at, PREPARED));
+        let told = [Event::CommitAnswered(0, CommitAnswer::Committed), Event::CommitAnswered(1, answer)];
+        fed(begun(&["a", "b"]), [Event::Commit].into_iter().chain(prepared).chain(told))
+    };
+    assert!(ended(CommitAnswer::UnknownBranch).is_left_to_an_operator());
+    assert!(!ended(CommitAnswer::Committed).is_left_to_an_operator());
+    assert!(!ended(CommitAnswer::HeuristicAbort { detail: None }).is_left_to_an_operator());
 }

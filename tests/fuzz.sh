@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# fuzz.sh SECONDS [TARGET...]: looks for bytes that break a rule of what reads them, so many seconds for each target, from the
+# corpus on. What it finds worth keeping is added to the corpus; what breaks a rule ends it, and lies in tests/fuzz/artifacts.
+#
+# RocksDB isn't compiled again for it: the one of the workspace, built before, is linked.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+seconds=$1
+shift
+targets=("$@")
+((${#targets[@]})) || targets=(requests messages answers texts log_values)
+built="${CARGO_TARGET_DIR:-$PWD/target}"
+libraries=("$built"/release/build/librocksdb-sys-*/out/librocksdb.a)
+if [[ ! -f ${libraries[0]} ]]; then
+    echo "fuzz: RocksDB isn't built in $built; run: make build" >&2
+    exit 1
+fi
+command -v cargo-fuzz > /dev/null || cargo install --locked cargo-fuzz
+ROCKSDB_LIB_DIR=$(dirname "${libraries[0]}")
+export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1 CARGO_TARGET_DIR="$built/fuzz"
+# The same versions of everything as in the workspace.
+cp Cargo.lock tests/fuzz/Cargo.lock
+
+for target in "${targets[@]}"; do
+    echo "== $target"
+    # There is no unsafe code here that a sanitizer could catch.
+    cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none "$target" -- \
+        -max_total_time="$seconds" -max_len=4096 -timeout=10 -rss_limit_mb=4096 -print_final_stats=1 2>&1 |
+        grep -E 'NEW_FUNC|panicked|SUMMARY|stat::number_of_executed|stat::new_units|Test unit|artifact|rule' || true
+    ((PIPESTATUS[0] == 0)) || exit 1
+done
