@@ -11,7 +11,9 @@ use unanimous_coordinator::{
 };
 use unanimous_sdk::{
     branch::{Act, Book, BranchKey, Call, Event, Lsn, Payload, Record, Refusal, Reply, Saved, State, Step},
-    protocol::{AbortAnswer, CommitAnswer, Coordinator, Decision, Epoch, PrepareAnswer, UnixMillis, Vote},
+    protocol::{
+        AbortAnswer, CommitAnswer, Coordinator, CoordinatorId, Decision, Epoch, PrepareAnswer, UnixMillis, Vote,
+    },
 };
 
 use super::disk::Disk;
@@ -24,6 +26,8 @@ pub struct Node {
     pub disk: Disk,
     /// Answers that wait for the disk.
     waiting: Vec<(Lsn, Ticket, Attempt)>,
+    /// Votes given unasked that wait for the disk.
+    unasked: Vec<(Lsn, BranchKey, Vote)>,
     /// How often each branch's work was published, durably.
     pub published: BTreeMap<BranchKey, u32>,
     /// How each branch ended, durably; kept although the participant may forget it.
@@ -36,6 +40,7 @@ impl Node {
             book: Book::restore(Saved::default()),
             disk: Disk::default(),
             waiting: vec![],
+            unasked: vec![],
             published: BTreeMap::new(),
             ended: BTreeMap::new(),
         }
@@ -67,6 +72,40 @@ impl Node {
                 answer => return self.reply(after, ticket, attempt(message.call, answer)),
             }
         }
+    }
+
+    /// It is enlisted by the application's own call, and its work begins.
+    pub fn open(&mut self, from: &Coordinator, key: &BranchKey) {
+        let call = Call::Open { now: UnixMillis(0) };
+        let (transaction, branch) = (key.transaction, key.branch.clone());
+        self.step(Event::Told { from: from.clone(), transaction, branch, call });
+    }
+
+    /// That work has ended: it waits for its prepare, votes unasked, or gives up.
+    pub fn end_work(&mut self, key: &BranchKey, act: Act) {
+        let step = self.step(Event::Own { key: key.clone(), act });
+        match step.answer {
+            Ok(Reply::Voted(vote)) => self.unasked.push((step.after, key.clone(), vote)),
+            Ok(Reply::Effect(_)) => drop(self.step(Event::Own { key: key.clone(), act: Act::Effected })),
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    /// The votes that may leave now.
+    pub fn votes(&mut self) -> Vec<(BranchKey, Vote)> {
+        let durable = self.disk.durable;
+        let ready = self.unasked.extract_if(.., |(after, ..)| *after <= durable);
+        ready.map(|(_, key, vote)| (key, vote)).collect()
+    }
+
+    /// The coordinator's epoch as it is known here.
+    pub fn epoch(&self, key: &BranchKey) -> Option<Epoch> {
+        self.book.coordinator(key.coordinator).map(|known| known.epoch)
+    }
+
+    /// A vote named an epoch that is past.
+    pub fn superseded(&mut self, coordinator: CoordinatorId, epoch: Epoch) {
+        self.step(Event::Superseded { coordinator, epoch });
     }
 
     /// Takes the answer to an inquiry.
@@ -108,6 +147,7 @@ impl Node {
         let (saved, records) = self.disk.crash(kept);
         self.note(records);
         self.book = Book::restore(saved);
+        self.unasked.clear();
         std::mem::take(&mut self.waiting).into_iter().map(|(_, ticket, _)| ticket).collect()
     }
 

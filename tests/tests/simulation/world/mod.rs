@@ -4,6 +4,10 @@
 //! Always true, and asserted all the time: what anybody was told of a decision is never contradicted; no branch is
 //! committed whose transaction isn't; no work is published twice.
 
+mod ending;
+mod network;
+mod unasked;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -12,13 +16,14 @@ use unanimous_coordinator::{
     engine::{Begin, Engine, Inquiry, Limits, Milestone, NewKey, Now, Output, View, Waiting, bound_in},
     journal::{Find, Journal, Memory, Recovered, Tag, memory::Loss},
     transaction::{KeyedCall, Payload, Reason, ReasonCode, Transaction},
-    transport::{Attempt, Message, Offer, Request, Returned},
+    transport::{Attempt, Message, Request},
 };
 use unanimous_sdk::{
-    branch::State,
-    protocol::{Coordinator, CoordinatorId, Decision, Outcome, ParticipantUrl, TransactionId, UnixMillis, Vote},
+    branch::BranchKey,
+    protocol::{Coordinator, CoordinatorId, Decision, Outcome, ParticipantUrl, TransactionId, UnixMillis},
 };
 
+use self::unasked::Unasked;
 use super::node::Node;
 
 const NODES: usize = 3;
@@ -53,6 +58,11 @@ pub struct World {
     /// Old messages that may come again at any time.
     old: Vec<(usize, Coordinator, Message)>,
     begun: Vec<TransactionId>,
+    /// Branches whose work goes on, on the application's own calls.
+    open: Vec<(usize, BranchKey)>,
+    joined: u32,
+    /// Votes that were given unasked; they may come again at any time.
+    votes: Vec<Unasked>,
     waiting: Vec<(TransactionId, Waiting)>,
     /// The last transaction that was begun under each key.
     keyed: BTreeMap<u32, TransactionId>,
@@ -83,6 +93,9 @@ impl World {
             sent: 0,
             old: vec![],
             begun: vec![],
+            open: vec![],
+            joined: 0,
+            votes: vec![],
             waiting: vec![],
             keyed: BTreeMap::new(),
             told: BTreeMap::new(),
@@ -109,8 +122,10 @@ impl World {
         match self.random.random_range(0..100) {
             0..10 => self.begin(),
             10..14 => self.ask_for_decision(),
-            14..40 => self.deliver(),
-            40..48 => self.lose(),
+            14..36 => self.deliver(),
+            36..38 => self.vote_again(),
+            38..42 => self.end_work(),
+            42..48 => self.lose(),
             48..52 => self.again(),
             52..62 => self.write(),
             62..72 => self.sync(),
@@ -148,7 +163,12 @@ impl World {
         }
         self.begun.push(id);
         self.say(|| format!("client: begins {id} with {branches} branches"));
-        if self.chance(85) {
+        let own = if self.chance(40) { self.random.random_range(1..3) } else { 0 };
+        for _ in 0..own {
+            self.join(id);
+        }
+        // Its own calls take a while.
+        if self.chance(if own > 0 { 30 } else { 85 }) {
             let commit = self.engine.commit(self.now, id, Milestone::Decided, None, None);
             self.waiting.extend(commit.ok().map(|(waiting, _)| (id, waiting)));
         }
@@ -193,68 +213,6 @@ impl World {
         Some(self.begun[at])
     }
 
-    fn any_flight(&mut self) -> Option<usize> {
-        let count = self.flights.len();
-        if count == 0 {
-            return None;
-        }
-        let at = self.random.random_range(0..count);
-        self.flights.keys().nth(at).copied()
-    }
-
-    /// A message reaches its participant.
-    fn deliver(&mut self) {
-        let Some(ticket) = self.any_flight() else { return };
-        let Some(flight) = self.flights.get_mut(&ticket) else { return };
-        if flight.undelivered.is_empty() {
-            return;
-        }
-        let at = flight.undelivered.swap_remove(self.random.random_range(0..flight.undelivered.len()));
-        let (from, message) = (flight.from.clone(), flight.request.messages[at].clone());
-        let node = node_of(&flight.request.participant);
-        self.hand_over(node, &from, &message, Some(ticket * 64 + at));
-        self.old.push((node, from, message));
-    }
-
-    fn hand_over(&mut self, node: usize, from: &Coordinator, message: &Message, ticket: Option<usize>) {
-        let vote = match self.random.random_range(0..10) {
-            0 => Err("no".to_owned()),
-            1 | 2 => Ok(Vote::ReadOnly),
-            _ => Ok(Vote::Prepared),
-        };
-        self.say(|| format!("node {node}: gets {:?} {}/{}", message.call, message.transaction, message.branch));
-        self.nodes[node].receive(from, message, ticket, &vote);
-    }
-
-    /// A request, or its answer, is lost on the way.
-    fn lose(&mut self) {
-        let Some(ticket) = self.any_flight() else { return };
-        let attempt = match self.random.random_range(0..3) {
-            0 => Attempt::Unreachable("refused".into()),
-            1 => Attempt::Silence("silence".into()),
-            _ => Attempt::NoAnswer("dropped".into()),
-        };
-        // Where no connection could be made, nothing was handed over.
-        let reached = self.flights[&ticket].undelivered.len() < self.flights[&ticket].request.messages.len();
-        let attempt = if reached { Attempt::NoAnswer("dropped".into()) } else { attempt };
-        let Some(flight) = self.flights.get_mut(&ticket) else { return };
-        for answer in &mut flight.answers {
-            *answer = Some(attempt.clone());
-        }
-        self.say(|| format!("network: loses request {ticket}"));
-        self.return_flight(ticket);
-    }
-
-    /// An old message comes again.
-    fn again(&mut self) {
-        if self.old.is_empty() {
-            return;
-        }
-        let at = self.random.random_range(0..self.old.len());
-        let (node, from, message) = self.old[at].clone();
-        self.hand_over(node, &from, &message, None);
-    }
-
     fn write(&mut self) {
         let progress = self.journal.write_one().expect("it is open");
         self.engine.progress(self.now, progress);
@@ -269,31 +227,7 @@ impl World {
         let node = self.random.random_range(0..NODES);
         self.nodes[node].sync();
         self.send_answers(node);
-    }
-
-    fn send_answers(&mut self, node: usize) {
-        for (ticket, attempt) in self.nodes[node].answers() {
-            self.say(|| format!("node {node}: answers {attempt:?}"));
-            let Some(ticket) = ticket else { continue };
-            let Some(flight) = self.flights.get_mut(&(ticket / 64)) else { continue };
-            flight.answers[ticket % 64].get_or_insert(attempt);
-            if flight.answers.iter().all(Option::is_some) {
-                self.return_flight(ticket / 64);
-            }
-        }
-    }
-
-    fn return_flight(&mut self, ticket: usize) {
-        let Some(flight) = self.flights.remove(&ticket) else { return };
-        if !flight.awaited {
-            return;
-        }
-        let tasks = flight.request.messages.iter().map(|m| (m.transaction, m.at, m.call));
-        let answers = flight.answers.into_iter().map(|answer| answer.unwrap_or(Attempt::Silence("silence".into())));
-        let batches = self.chance(30).then_some(Offer::Most(5));
-        let Request { participant, phase, .. } = flight.request;
-        let attempts = tasks.zip(answers).collect();
-        self.engine.answered(self.now, Returned { participant, phase, attempts, batches });
+        self.send_votes(node);
     }
 
     /// A participant in doubt asks.
@@ -336,6 +270,7 @@ impl World {
         let node = self.random.random_range(0..NODES);
         let kept = self.random.random_range(0..=self.nodes[node].disk.unsynced());
         self.say(|| format!("node {node}: crashes, {kept} unsynced entries survive"));
+        self.open.retain(|(of, _)| *of != node);
         for ticket in self.nodes[node].crash(kept).into_iter().flatten() {
             if let Some(flight) = self.flights.get_mut(&(ticket / 64)) {
                 flight.answers[ticket % 64] = Some(Attempt::NoAnswer("reset".into()));
@@ -431,94 +366,6 @@ impl World {
                 assert_ne!(told, Some(&Decision::Abort), "{key} is committed, and its abort was told");
             }
         }
-    }
-
-    /// The faults are over: everything must finish, in a bounded number of steps, and agree.
-    pub fn heal(&mut self) {
-        self.faults = false;
-        self.say(|| "the faults are over".to_owned());
-        for _ in 0..3_000 {
-            let tickets: Vec<_> = self.flights.keys().copied().collect();
-            for ticket in tickets {
-                while self.flights.get(&ticket).is_some_and(|flight| !flight.undelivered.is_empty()) {
-                    let Some(flight) = self.flights.get_mut(&ticket) else { break };
-                    let at = flight.undelivered.swap_remove(0);
-                    let (from, message) = (flight.from.clone(), flight.request.messages[at].clone());
-                    let node = node_of(&flight.request.participant);
-                    self.hand_over(node, &from, &message, Some(ticket * 64 + at));
-                }
-            }
-            for node in 0..NODES {
-                self.nodes[node].sync();
-                self.send_answers(node);
-            }
-            self.carry_out();
-            while self.journal.waiting() > 0 {
-                self.write();
-                self.carry_out();
-            }
-            self.sync();
-            for _ in 0..4 {
-                self.inquire();
-            }
-            self.carry_out();
-            self.pass();
-            self.carry_out();
-            self.check();
-            for node in &mut self.nodes {
-                node.sync();
-            }
-            if self.engine.live() == 0 && self.flights.is_empty() && self.nodes.iter().all(|n| n.in_doubt().is_empty())
-            {
-                return self.agree();
-            }
-        }
-        panic!(
-            "not everything has finished: {} live, {} requests, in doubt {:?}",
-            self.engine.live(),
-            self.flights.len(),
-            self.nodes.iter().map(|node| node.in_doubt().len()).collect::<Vec<_>>()
-        );
-    }
-
-    fn agree(&mut self) {
-        for id in self.begun.clone() {
-            let decided = self.view(id).map(|view| (view.decision().expect("it has finished"), view.is_heuristic()));
-            if let Some((_, heuristic)) = decided {
-                if let Some(decision) = self.view(id).and_then(|view| binding(&view)) {
-                    self.tell(id, decision);
-                }
-                assert!(!heuristic, "{id}: a branch ended against the decision");
-            }
-            // What the log doesn't know was never committed.
-            let decision = decided.map_or(Decision::Abort, |(decision, _)| decision);
-            for (at, node) in self.nodes.iter().enumerate() {
-                for (key, state) in node.ended.iter().filter(|(key, _)| key.transaction == id) {
-                    match state {
-                        State::Committed => assert_eq!(decision, Decision::Commit, "node {at}: {key}"),
-                        State::Aborted(_) => {
-                            // A branch that voted read-only, or twice under a doubled prepare, may end so all the same.
-                            let vote = self.engine_vote(key);
-                            assert!(decision == Decision::Abort || vote != Some(Vote::Prepared), "node {at}: {key}");
-                        }
-                        State::Prepared => panic!("node {at}: {key} is still in doubt"),
-                        State::ReadOnly
-                        | State::Refused(_)
-                        | State::Tombstone
-                        | State::Open
-                        | State::Held(_)
-                        | State::Working
-                        | State::Committing
-                        | State::Aborting(_) => {}
-                    }
-                }
-            }
-        }
-    }
-
-    fn engine_vote(&self, key: &unanimous_sdk::branch::BranchKey) -> Option<Vote> {
-        let finished = self.journal.finished(key.transaction).expect("it can be read")?;
-        finished.branch(&key.branch).and_then(|(_, branch)| branch.vote)
     }
 }
 
