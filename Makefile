@@ -7,7 +7,7 @@ RUST := 1.95
 RELEASE := $(CARGO_TARGET_DIR)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test proof planted-bugs check fix build setup clean
+.PHONY: help demo test proof planted-bugs mutants check fix build setup clean
 
 help:
 	@echo "make demo    real services move money, two of them are killed at the worst moment, nothing is lost"
@@ -15,6 +15,7 @@ help:
 	@echo "make test    every check and test, and a count of them as the last line"
 	@echo "make proof   what takes longer: SECONDS=N for each part, 600 without it"
 	@echo "make planted-bugs   puts known bugs into a copy of the code, and shows that each is caught"
+	@echo "make mutants changes the state machines a little, place by place, and shows that each change is noticed"
 	@echo "make check   formatting and lints only"
 	@echo "make fix     formats, and mends what the lints can"
 	@echo "make build   the binaries, in $(RELEASE)"
@@ -31,6 +32,9 @@ proof: build
 
 planted-bugs: build
 	@tests/planted/run.py
+
+mutants: build
+	@tests/planted/mutants.py
 
 check: setup
 	cargo fmt --all --check

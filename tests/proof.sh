@@ -27,6 +27,8 @@ part "simulation" "UNANIMOUS_SECONDS=$seconds" -- --test simulation -- --nocaptu
 part "losses of power" "UNANIMOUS_SECONDS=$seconds" "UNANIMOUS_POINTS=$((seconds * 3))" -- --test lost_writes -- --nocapture
 part "lines" "UNANIMOUS_ROUNDS=$((seconds * 2))" -- --test partitions -- --nocapture whatever_the_lines_do
 part "kills" "UNANIMOUS_ROUNDS=$((seconds / 2))" -- --test rounds -- --nocapture
+echo "== fuzzing"
+tests/fuzz.sh "$seconds" || failed+=("fuzzing")
 
 echo
 for name in "${failed[@]}"; do echo "failed: $name"; done

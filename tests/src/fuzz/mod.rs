@@ -11,8 +11,11 @@ mod texts;
 
 pub use answers::counts_only_as_it_says;
 
+/// What is done with any bytes.
+pub type Check = fn(&[u8]);
+
 /// Each by the name of its folder in the corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 5] = [
+pub const TARGETS: [(&str, Check); 5] = [
     ("requests", requests::check),
     ("messages", messages::check),
     ("answers", answers::check),

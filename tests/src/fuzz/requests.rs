@@ -94,9 +94,9 @@ impl Coordinator {
                 let pause = async {
                     // The first few rounds without a pause: most need none.
                     if moment < 20 {
-                        tokio::task::yield_now().await
+                        tokio::task::yield_now().await;
                     } else {
-                        tokio::time::sleep(Duration::from_millis(1)).await
+                        tokio::time::sleep(Duration::from_millis(1)).await;
                     }
                 };
                 tokio::select! {
