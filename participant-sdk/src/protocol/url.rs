@@ -1,7 +1,7 @@
 //! The base URL of a participant.
 //!
-//! Always true: the text is normalised (host in lower case, no default port, no trailing slash), so equal participants
-//! are equal texts; it has no user, query or fragment, no dot segments and no encoded slashes: what is compared with an
+//! Always true: the text is normalised (host in lower case, no default port, no trailing slashes), so equal participants
+//! are equal texts, and it is read again as itself; it has no user, query or fragment, no dot segments and no encoded slashes: what is compared with an
 //! allow-list is what is called.
 
 use std::{cell::RefCell, collections::HashMap, fmt, str::FromStr, sync::Arc};
@@ -97,9 +97,17 @@ impl FromStr for ParticipantUrl {
 
 impl ParticipantUrl {
     fn parse(text: &str) -> Result<Self, Malformed> {
-        let wrong = |why: &str| {
-            Err(Malformed::new(format!("a participant is an http or https URL {why}, not {:?}", shorten(text))))
-        };
+        let url = Self::normalised(text)?;
+        // It is kept as it is written, and must be read from there as the same: normalising can make a text longer.
+        match Self::normalised(&url.0) {
+            Ok(again) if again == url => Ok(url),
+            Ok(_) => Err(wrong("that is written in one way only", text)),
+            Err(_) => Err(wrong("of at most 2,048 bytes, written in ASCII,", text)),
+        }
+    }
+
+    fn normalised(text: &str) -> Result<Self, Malformed> {
+        let wrong = |why| Err(wrong(why, text));
         if text.len() > Self::MAX_LENGTH {
             return wrong("of at most 2,048 bytes");
         }
@@ -129,9 +137,12 @@ impl ParticipantUrl {
         if url.query().is_some() || url.fragment().is_some() {
             return wrong("without query or fragment");
         }
-        let normal = url.as_str();
-        Ok(Self(normal.strip_suffix('/').unwrap_or(normal).into()))
+        Ok(Self(url.as_str().trim_end_matches('/').into()))
     }
+}
+
+fn wrong(why: &str, text: &str) -> Malformed {
+    Malformed::new(format!("a participant is an http or https URL {why}, not {:?}", shorten(text)))
 }
 
 impl TryFrom<String> for ParticipantUrl {
@@ -157,5 +168,34 @@ impl fmt::Display for ParticipantUrl {
 impl fmt::Debug for ParticipantUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_is_read_again_as_itself() {
+        for (text, normal) in [
+            ("http://h//", "http://h"),
+            ("http://h/a//", "http://h/a"),
+            ("http://h//a///", "http://h//a"),
+            ("http://h/a%a//", "http://h/a%a"),
+            ("http://Bücher.example/é/", "http://xn--bcher-kva.example/%C3%A9"),
+        ] {
+            let url: ParticipantUrl = text.parse().unwrap();
+            assert_eq!(url.as_str(), normal);
+            assert_eq!(normal.parse(), Ok(url));
+        }
+    }
+
+    /// It would be written to the log, and the log could not be read again.
+    #[test]
+    fn one_that_is_too_long_once_it_is_normalised_is_refused() {
+        let text = format!("http://h/{}", "é".repeat(700));
+        assert!(text.len() < ParticipantUrl::MAX_LENGTH);
+        let error = text.parse::<ParticipantUrl>().unwrap_err().to_string();
+        assert!(error.contains("at most 2,048 bytes"), "{error}");
     }
 }
