@@ -166,7 +166,25 @@ fn the_reason_at_the_deadline_is_what_was_last_heard_of_the_first_missing_branch
         step(&mut transaction, Event::DeadlinePassed);
         let reason = transaction.decided.unwrap().reason.unwrap();
         assert_eq!((reason.code, reason.branch), (code, Some(name("b"))));
+        assert_eq!(reason.detail.as_deref(), Some("a vote was missing at the deadline"));
     }
+    let reason = fed(begun(&["a"]), [Event::DeadlinePassed]).decided.unwrap().reason.unwrap();
+    assert_eq!((reason.code, reason.branch), (ReasonCode::Deadline, None));
+    assert_eq!(reason.detail.as_deref(), Some("the commit was not asked for before the deadline"));
+}
+
+#[test]
+fn of_a_long_text_of_a_participant_whole_characters_are_kept() {
+    for (text, kept) in [("no".to_owned(), 2), ("x".repeat(2_000), 1_024), ("x".to_owned() + &"é".repeat(900), 1_023)]
+    {
+        let refused = PrepareAnswer::Refused { reason: Some(text.clone()) };
+        let transaction = fed(begun(&["a"]), [Event::Commit, Event::PrepareAnswered(0, refused)]);
+        assert_eq!(transaction.branches[0].detail.as_deref(), Some(&text[..kept]));
+    }
+    let committed = [Event::Commit, Event::PrepareAnswered(0, PREPARED)];
+    let end = Event::CommitAnswered(0, CommitAnswer::HeuristicAbort { detail: Some("by hand".to_owned()) });
+    let transaction = fed(begun(&["a"]), committed.into_iter().chain([end]));
+    assert_eq!(transaction.branches[0].detail.as_deref(), Some("by hand"));
 }
 
 #[test]
@@ -195,6 +213,14 @@ fn payloads_leave_with_the_vote_and_are_never_in_a_record() {
     step(&mut transaction, Event::PrepareAnswered(0, PREPARED));
     assert!(transaction.branches[0].payload.is_none());
     assert!(transaction.branches[1].payload.is_some());
+
+    let payload = Some(Payload { text: RawValue::from_string("2".into()).unwrap().into(), digest: 8 });
+    let mut transaction = begun(&[]);
+    let later = Event::Enlist { name: None, participant: url("c"), payload, vote: None, most: 1 };
+    let commands = step(&mut transaction, later);
+    let Some(Command::Append(_, Record::Enlisted(logged))) = commands.first() else { panic!() };
+    assert!(logged.payload.is_none() && logged.payload_digest == Some(8));
+    assert!(transaction.branches[0].payload.is_some());
 }
 
 #[test]

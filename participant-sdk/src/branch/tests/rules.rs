@@ -324,9 +324,23 @@ fn a_later_epoch_that_a_coordinator_tells_of_is_kept_durably() {
     let step = world.step(Event::Superseded { coordinator: key(1).coordinator, epoch: epoch(4) });
     assert!(step.forced && step.lsn == Some(step.after));
     assert_eq!(world.book.coordinator(key(1).coordinator).unwrap().epoch, epoch(4));
-    // An earlier one changes nothing.
-    assert!(is_repeat(&world.step(Event::Superseded { coordinator: key(1).coordinator, epoch: epoch(3) })));
+    // That one again, or an earlier one, changes nothing.
+    for n in [4, 3] {
+        assert!(is_repeat(&world.step(Event::Superseded { coordinator: key(1).coordinator, epoch: epoch(n) })));
+    }
     assert_eq!(world.book.coordinator(key(1).coordinator).unwrap().epoch, epoch(4));
+}
+
+#[test]
+fn in_doubt_is_who_has_voted_and_heard_nothing() {
+    let in_doubt = |world: &World| world.book.in_doubt().map(|(key, _)| key.clone()).collect::<Vec<_>>();
+    assert_eq!(in_doubt(&World::all([told(1, prepare(payload(1)))])), []);
+    let mut world = World::prepared();
+    assert_eq!(in_doubt(&world), [key(1)]);
+    world.step(told(1, Call::Commit));
+    assert_eq!(in_doubt(&world), []);
+    assert_eq!(in_doubt(&World::committed()), []);
+    assert_eq!(in_doubt(&World::aborted()), []);
 }
 
 #[test]
