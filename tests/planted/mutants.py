@@ -35,9 +35,11 @@ def main():
         files = [word for file in FILES for word in ("--file", file)]
         command = ["cargo", "mutants", "--in-place", "--config", "tests/planted/mutants.toml", *files]
         command += ["--profile", "release", "--test-workspace", "true", "--timeout", "120", "--output", str(folder)]
-        command += [*sys.argv[1:], "--", "--lib", "--", *CHECKS]
+        command += ["--cargo-arg=--lib", *sys.argv[1:], "--", "--", *CHECKS]
         environment = {**os.environ, **run.FEW, "CARGO_TARGET_DIR": str(target)}
-        return subprocess.run(command, cwd=tree, env=environment).returncode
+        ended = subprocess.run(command, cwd=tree, env=environment).returncode
+        # 3: some made a check run for ever, which is noticed, too.
+        return 0 if ended == 3 else ended
     finally:
         if not kept:
             shutil.rmtree(folder, ignore_errors=True)

@@ -101,6 +101,16 @@ fn a_new_prepare_after_its_deadline_is_refused() {
 }
 
 #[test]
+fn work_that_is_held_is_not_prepared_after_its_deadline() {
+    let late = Call::Prepare { payload: None, late: true, now: NOW };
+    let mut world = World::all([told(1, Call::Open { now: NOW }), own(1, Act::Hold(Vote::Prepared))]);
+    assert_eq!(world.clone().step(told(1, prepare(None))).answer, Ok(Reply::Voted(Vote::Prepared)));
+    assert_eq!(world.step(told(1, late.clone())).answer, Ok(Reply::Effect(Decision::Abort)));
+    world.step(own(1, Act::Effected));
+    assert_eq!(world.step(told(1, late)).answer, Ok(Reply::Refused("its deadline has passed".to_owned())));
+}
+
+#[test]
 fn a_new_prepare_below_the_horizon_is_refused_and_leaves_nothing() {
     let mut world = World::all([told_under(coordinator(2, transaction(5)), 9, Call::Abort)]);
     let step = world.step(told(1, prepare(payload(1))));
@@ -329,6 +339,34 @@ fn a_later_epoch_that_a_coordinator_tells_of_is_kept_durably() {
         assert!(is_repeat(&world.step(Event::Superseded { coordinator: key(1).coordinator, epoch: epoch(n) })));
     }
     assert_eq!(world.book.coordinator(key(1).coordinator).unwrap().epoch, epoch(4));
+}
+
+#[test]
+fn what_a_crash_would_lose_anyway_is_never_on_disk() {
+    let opened = [told(1, Call::Open { now: NOW }), own(1, Act::Hold(Vote::Prepared))];
+    let mut committing = World::prepared();
+    committing.step(told(1, Call::Commit));
+    let mut aborting = World::prepared();
+    aborting.step(told(1, Call::Abort));
+    let passing = [
+        World::all([told(1, prepare(payload(1)))]),
+        World::all(opened.clone().into_iter().take(1)),
+        World::all(opened),
+        committing,
+        aborting,
+    ];
+    for world in passing {
+        assert!(!world.state(1).unwrap().is_saved(), "{:?}", world.state(1));
+        assert_ne!(world.disk.branches.get(&key(1)).map(|branch| &branch.state), world.state(1).as_ref());
+    }
+    for world in [World::prepared(), World::committed(), World::aborted(), World::all([told(1, Call::Abort)])] {
+        assert!(world.state(1).unwrap().is_saved(), "{:?}", world.state(1));
+    }
+}
+
+#[test]
+fn a_branch_is_named_to_people_by_its_transaction_and_its_name() {
+    assert_eq!(key(1).to_string(), format!("{}/b", transaction(1)));
 }
 
 #[test]
