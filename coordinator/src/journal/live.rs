@@ -3,7 +3,7 @@
 //! Always true: a transaction's records are in one part, and their indices have no gaps; each decision among them is the one
 //! in the chain. Of several faults the one with the lowest key is told.
 
-use std::{collections::VecDeque, num::NonZero, ops::ControlFlow, thread};
+use std::{collections::VecDeque, num::NonZero, ops::ControlFlow, panic::resume_unwind, thread};
 
 use unanimous_sdk::protocol::TransactionId;
 use xxhash_rust::xxh3::xxh3_128;
@@ -42,7 +42,7 @@ pub(super) fn read(tables: &(impl Tables + Sync)) -> Read {
         let mut reading = VecDeque::with_capacity(threads);
         let mut part = Part::default();
         let mut first_fault = None;
-        let join = |reading: thread::ScopedJoinHandle<'_, Read>| reading.join().unwrap_or(Err(Error::Ended));
+        let join = |reading: thread::ScopedJoinHandle<'_, Read>| reading.join().unwrap_or_else(|it| resume_unwind(it));
         let scanned = tables.scan(Table::Live, &[], &mut |key, value| {
             let (id, index) = encoding::live_of_key(key).map_err(Error::unreadable(Table::Live, key))?;
             if part.rows.len() >= PART && part.rows.last().is_some_and(|(last, ..)| *last != id) {
