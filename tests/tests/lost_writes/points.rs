@@ -152,20 +152,31 @@ fn promises(change: &Change) -> bool {
     }
 }
 
+/// Just after the first marks are on disk: what they promise is least then, and a start that promised too much shows.
+fn first_marks(records: &[Record]) -> impl Iterator<Item = u64> {
+    let is_mark = |change: &Change| promises(change) && !matches!(change, Change::Sync { .. });
+    let marks = records.iter().enumerate().filter(move |(_, record)| is_mark(&record.change)).take(3);
+    let synced = |(at, _)| records[at..].iter().find(|record| matches!(record.change, Change::Sync { .. }));
+    marks.filter_map(synced).map(|record| record.end)
+}
+
 /// Moments of this trace, in order, the last of them its end. Half of them are those just after a promise.
 fn moments(count: u64, records: &[Record], random: &mut StdRng) -> Vec<Loss> {
     let promised: Vec<u64> =
         records.iter().filter(|record| promises(&record.change)).map(|record| record.end).collect();
-    let mut cuts: Vec<u64> = (1..count)
+    let mut cuts: Vec<_> = (1..count)
         .map(|number| {
             let after_promise = promised.choose(random).copied().filter(|_| number % 2 == 0);
             after_promise.unwrap_or_else(|| records.choose(random).expect("something happened").end)
         })
         .collect();
     cuts.push(records.last().expect("something happened").end);
-    cuts.sort_unstable();
     let left = |random: &mut StdRng| *Left::ALL.choose(random).expect("there are some");
-    cuts.into_iter().map(|cut| Loss { cut, left: left(random), seed: random.random() }).collect()
+    let mut losses: Vec<_> =
+        cuts.into_iter().map(|cut| Loss { cut, left: left(random), seed: random.random() }).collect();
+    losses.extend(first_marks(records).map(|cut| Loss { cut, left: Left::Nothing, seed: 0 }));
+    losses.sort_by_key(|loss| loss.cut);
+    losses
 }
 
 fn assert_none(found: Vec<(Loss, Vec<String>)>) {
