@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 seconds=$1
 shift
 targets=("$@")
-((${#targets[@]})) || targets=(requests messages answers texts log_values)
+((${#targets[@]})) || mapfile -t targets < <(basename --suffix .rs --multiple tests/fuzz/targets/*.rs)
 built="${CARGO_TARGET_DIR:-$PWD/target}"
 libraries=("$built"/release/build/librocksdb-sys-*/out/librocksdb.a)
 if [[ ! -f ${libraries[0]} ]]; then

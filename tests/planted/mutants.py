@@ -9,11 +9,9 @@ and CARGO_TARGET_DIR is where the workspace has been built.
 """
 
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
-import tempfile
 
 import run
 
@@ -25,24 +23,15 @@ CHECKS = ["transaction::", "engine::", "journal::tests::retention", "branch::"]
 def main():
     if shutil.which("cargo-mutants") is None:
         subprocess.run(["cargo", "install", "--locked", "cargo-mutants"], check=True)
-    kept = os.environ.get("PLANTED_FOLDER")
-    folder = pathlib.Path(kept or tempfile.mkdtemp(prefix="mutants-"))
-    tree, target = folder / "tree", folder / "target"
-    try:
-        run.copy_tree(tree)
-        if not target.exists():
-            run.copy_compiled(target)
+    with run.copy() as (tree, target):
         files = [word for file in FILES for word in ("--file", file)]
         command = ["cargo", "mutants", "--in-place", "--config", "tests/planted/mutants.toml", *files]
-        command += ["--profile", "release", "--test-workspace", "true", "--timeout", "120", "--output", str(folder)]
+        command += ["--profile", "release", "--test-workspace", "true", "--timeout", "120", "--output", str(tree.parent)]
         command += ["--cargo-arg=--lib", *sys.argv[1:], "--", "--", *CHECKS]
         environment = {**os.environ, **run.FEW, "CARGO_TARGET_DIR": str(target)}
         ended = subprocess.run(command, cwd=tree, env=environment).returncode
         # 3: some made a check run for ever, which is noticed, too.
         return 0 if ended == 3 else ended
-    finally:
-        if not kept:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

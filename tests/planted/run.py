@@ -10,6 +10,7 @@ A bug that doesn't compile, or whose place isn't found, isn't caught. CARGO_TARG
 (`target` without it): what is compiled of others is taken from there, RocksDB above all.
 """
 
+import contextlib
 import os
 import pathlib
 import re
@@ -73,6 +74,22 @@ def link(path, to):
             shutil.copy2(path, to)
 
 
+@contextlib.contextmanager
+def copy():
+    """The folders of a copy of the code, and of what is compiled of it: PLANTED_FOLDER, which is kept, or one that isn't."""
+    kept = os.environ.get("PLANTED_FOLDER")
+    folder = pathlib.Path(kept or tempfile.mkdtemp(prefix="planted-"))
+    tree, target = folder / "tree", folder / "target"
+    try:
+        copy_tree(tree)
+        if not target.exists():
+            copy_compiled(target)
+        yield tree, target
+    finally:
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def check(arguments, tree, target):
     """Runs a check: whether it compiled, and the tests that failed."""
     words = arguments.split()
@@ -105,13 +122,7 @@ def main():
     wanted = [bug for bug in bugs if not arguments or bug["name"] in arguments]
     if len(wanted) != (len(arguments) or len(bugs)):
         sys.exit("there is no such bug; see --list")
-    kept = os.environ.get("PLANTED_FOLDER")
-    folder = pathlib.Path(kept or tempfile.mkdtemp(prefix="planted-"))
-    tree, target = folder / "tree", folder / "target"
-    try:
-        copy_tree(tree)
-        if not target.exists():
-            copy_compiled(target)
+    with copy() as (tree, target):
         for arguments in sorted({bug["check"] for bug in wanted}):
             compiled, failed = check(arguments, tree, target)
             if not compiled or failed:
@@ -138,9 +149,6 @@ def main():
             print(f"{number:>3}/{len(wanted)}  {bug['name']:<42} {outcome}  ({time.monotonic() - began:.0f} s)", flush=True)
         print(f"{caught} of {len(wanted)} caught")
         return 0 if caught == len(wanted) else 1
-    finally:
-        if not kept:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

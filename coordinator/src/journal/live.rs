@@ -38,24 +38,16 @@ type Wanted = (u64, TransactionId, u128);
 pub(super) fn read(tables: &(impl Tables + Sync)) -> Read {
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     thread::scope(|scope| {
-        let mut all = Vec::new();
+        // In order of their keys; what ended the scan comes last.
+        let mut parts: Vec<Read> = Vec::new();
         let mut reading = VecDeque::with_capacity(threads);
         let mut part = Part::default();
-        let mut first_fault = None;
         let join = |reading: thread::ScopedJoinHandle<'_, Read>| reading.join().unwrap_or_else(|it| resume_unwind(it));
         let scanned = tables.scan(Table::Live, &[], &mut |key, value| {
             let (id, index) = encoding::live_of_key(key).map_err(Error::unreadable(Table::Live, key))?;
             if part.rows.len() >= PART && part.rows.last().is_some_and(|(last, ..)| *last != id) {
-                if reading.len() >= threads
-                    && let Some(first) = reading.pop_front()
-                {
-                    match join(first) {
-                        Ok(mut part) => all.append(&mut part),
-                        Err(fault) => {
-                            first_fault = Some(fault);
-                            return Ok(ControlFlow::Break(()));
-                        }
-                    }
+                if reading.len() >= threads {
+                    parts.extend(reading.pop_front().map(join));
                 }
                 let full = std::mem::take(&mut part);
                 reading.push_back(scope.spawn(move || full.read(tables)));
@@ -64,16 +56,11 @@ pub(super) fn read(tables: &(impl Tables + Sync)) -> Read {
             part.rows.push((id, index, part.values.len()));
             Ok(ControlFlow::Continue(()))
         });
-        for part in reading.into_iter().map(join).chain([part.read(tables)]) {
-            match part {
-                Ok(mut part) => all.append(&mut part),
-                Err(fault) => drop(first_fault.get_or_insert(fault)),
-            }
-        }
-        match (first_fault, scanned) {
-            (Some(fault), _) | (None, Err(fault)) => Err(fault),
-            (None, Ok(())) => Ok(all),
-        }
+        parts.extend(reading.into_iter().map(join));
+        parts.push(part.read(tables));
+        parts.push(scanned.map(|()| Vec::new()));
+        let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(parts.into_iter().flatten().collect())
     })
 }
 

@@ -23,9 +23,6 @@ use super::{
 /// How long lazy entries that nobody waits for may wait for company.
 const PATIENCE: Duration = Duration::from_millis(5);
 
-/// So many entries' room is kept for the next batch.
-const KEPT_ROOM: usize = 1024;
-
 /// What writing has cost since the log was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -88,7 +85,11 @@ impl Queue {
         let wake = waiting.entries.is_empty() || (forced && !waiting.wanted);
         waiting.wanted |= forced;
         waiting.since.get_or_insert_with(Instant::now);
-        waiting.entries.extend(entries);
+        if waiting.entries.is_empty() {
+            waiting.entries = entries;
+        } else {
+            waiting.entries.extend(entries);
+        }
         drop(waiting);
         if wake {
             self.wake.notify_one();
@@ -127,8 +128,8 @@ impl Queue {
         }
     }
 
-    /// Waits for something to do; None when there will be nothing more. What comes next is put into `empty`.
-    fn take(&self, empty: Vec<Entry>) -> Result<Option<Taken>, Error> {
+    /// Waits for something to do; None when there will be nothing more.
+    fn take(&self) -> Result<Option<Taken>, Error> {
         let mut waiting = self.lock();
         while !waiting.wanted && !waiting.closing && !waiting.abandoned {
             waiting = match waiting.since.map(|since| PATIENCE.saturating_sub(since.elapsed())) {
@@ -141,11 +142,8 @@ impl Queue {
             return Err(Error::Misuse(format!("entries were appended from number {first} instead of {expected}")));
         }
         (waiting.since, waiting.wanted) = (None, false);
-        let taken = Taken {
-            entries: std::mem::replace(&mut waiting.entries, empty),
-            last: waiting.last,
-            closing: waiting.closing,
-        };
+        let taken =
+            Taken { entries: std::mem::take(&mut waiting.entries), last: waiting.last, closing: waiting.closing };
         Ok((!waiting.abandoned).then_some(taken))
     }
 
@@ -181,8 +179,7 @@ impl Writer {
 
     fn write_all(&mut self) -> Result<(), Error> {
         let mut progress = Progress::default();
-        let mut empty = Vec::new();
-        while let Some(mut taken) = self.queue.take(empty)? {
+        while let Some(taken) = self.queue.take()? {
             let forced = self.write(&taken)?;
             progress.written = taken.last;
             if forced {
@@ -193,9 +190,6 @@ impl Writer {
                 self.mark.sync().map_err(Error::io("sync", self.folder.mark()))?;
                 break;
             }
-            taken.entries.clear();
-            taken.entries.shrink_to(KEPT_ROOM);
-            empty = taken.entries;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@
 //!   {"commit": true}
 //! ```
 
-use std::str;
+use std::{cell::RefCell, str, thread::LocalKey};
 
 use axum::{
     Router,
@@ -16,6 +16,17 @@ use axum::{
 };
 use serde_json::Value;
 use tower_service::Service as _;
+
+/// What a thread keeps from one request to the next, and how often it was used.
+pub(super) type Kept<T> = RefCell<Option<(T, u32)>>;
+
+/// Works with what this thread keeps; after so many uses with a new one, as what it has gathered takes room. One that has
+/// panicked isn't used again.
+pub(super) fn with_kept<T>(kept: &'static LocalKey<Kept<T>>, most: u32, new: fn() -> T, work: impl FnOnce(&T)) {
+    let (one, used) = kept.take().filter(|(_, used)| *used < most).unwrap_or_else(|| (new(), 0));
+    work(&one);
+    kept.set(Some((one, used + 1)));
+}
 
 /// Of an answer.
 pub(super) struct Answer {

@@ -1,6 +1,6 @@
 //! A message of a coordinator to a participant that is built with the SDK, single or a batch. It keeps nothing.
 
-use std::{cell::RefCell, time::Duration};
+use std::time::Duration;
 
 use axum::Router;
 use serde_json::Value;
@@ -13,7 +13,7 @@ use unanimous_sdk::{
     store::{Entry, Error, Store},
 };
 
-use super::exchange;
+use super::exchange::{self, Kept};
 
 /// After so many messages it is a new participant: the old one's branches take room.
 const USES: u32 = 2_000;
@@ -54,21 +54,15 @@ impl Participant for Obliging {
 struct Served {
     runtime: Runtime,
     router: Router,
-    uses: u32,
 }
 
 thread_local! {
-    static SERVED: RefCell<Option<Served>> = const { RefCell::new(None) };
+    static SERVED: Kept<Served> = Kept::default();
 }
 
 /// See the module.
 pub(super) fn check(bytes: &[u8]) {
-    SERVED.with_borrow_mut(|kept| {
-        let mut served = kept.take().filter(|one| one.uses < USES).unwrap_or_else(Served::new);
-        served.uses += 1;
-        served.check(bytes);
-        *kept = Some(served);
-    });
+    exchange::with_kept(&SERVED, USES, Served::new, |served| served.check(bytes));
 }
 
 impl Served {
@@ -81,7 +75,7 @@ impl Served {
             service.ready().await.expect("nothing is to be loaded");
             service.router()
         });
-        Self { runtime, router, uses: 0 }
+        Self { runtime, router }
     }
 
     fn check(&self, bytes: &[u8]) {

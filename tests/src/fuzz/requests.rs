@@ -1,7 +1,7 @@
 //! A request to the coordinator's API: path, query, headers and body. Its log is in memory, and its only participant is one
 //! that nobody can reach.
 
-use std::{cell::RefCell, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, http::Request};
 use serde_json::Value;
@@ -16,7 +16,7 @@ use unanimous_coordinator::{
 use unanimous_sdk::protocol::{CoordinatorId, ParticipantUrl};
 use uuid::Uuid;
 
-use super::exchange::{self, Answer};
+use super::exchange::{self, Answer, Kept};
 
 /// After so many requests it is a new coordinator: the old one's transactions take room.
 const USES: u32 = 500;
@@ -31,28 +31,20 @@ struct Coordinator {
     journal: Arc<Memory>,
     /// A transaction that was begun.
     id: String,
-    uses: u32,
 }
 
 thread_local! {
-    static COORDINATOR: RefCell<Option<Coordinator>> = const { RefCell::new(None) };
+    static COORDINATOR: Kept<Coordinator> = Kept::default();
 }
 
 /// See the module.
 pub(super) fn check(bytes: &[u8]) {
-    COORDINATOR.with_borrow_mut(|kept| {
-        // One that has panicked isn't used again.
-        let mut coordinator = kept.take().filter(|one| one.uses < USES).unwrap_or_else(Coordinator::new);
-        coordinator.uses += 1;
-        let Some((request, _)) = exchange::request(bytes, &coordinator.id) else {
-            *kept = Some(coordinator);
-            return;
-        };
+    exchange::with_kept(&COORDINATOR, USES, Coordinator::new, |coordinator| {
+        let Some((request, _)) = exchange::request(bytes, &coordinator.id) else { return };
         if let Some(answer) = coordinator.ask(request) {
             answer.must_be_sound();
             coordinator.must_be_there(&answer);
         }
-        *kept = Some(coordinator);
     });
 }
 
@@ -83,7 +75,7 @@ impl Coordinator {
         };
         let app = App::new(AllowList::new(vec![PARTICIPANT.parse().expect("a prefix")]), limits);
         app.ready(service.clone());
-        Self { runtime, router: api::router(app), service, journal, id: view.id().to_string(), uses: 0 }
+        Self { runtime, router: api::router(app), service, journal, id: view.id().to_string() }
     }
 
     /// None: it waits for something that doesn't come, a participant's vote for one.
@@ -112,7 +104,6 @@ impl Coordinator {
 
     /// The log takes what was appended.
     fn write(&self) {
-        self.service.with(|_, _| ());
         if self.journal.waiting() > 0 {
             let progress = self.journal.pump().expect("the log can be written");
             self.service.progress(progress);

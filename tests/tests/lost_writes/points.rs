@@ -143,19 +143,19 @@ async fn lose_power_at(losses: &[Loss], mut disk: Disk, records: &[Record], word
     found
 }
 
-/// Whether anything was promised by it: a sync, or the mark that says how far the log must reach.
+/// Whether it is a write of the mark, which says how far the log must reach.
+fn is_mark(change: &Change) -> bool {
+    matches!(change, Change::Write { data, .. } if data.starts_with(b"unmark"))
+}
+
+/// Whether anything was promised by it: a sync, or the mark.
 fn promises(change: &Change) -> bool {
-    match change {
-        Change::Sync { .. } => true,
-        Change::Write { data, .. } => data.starts_with(b"unmark"),
-        _ => false,
-    }
+    matches!(change, Change::Sync { .. }) || is_mark(change)
 }
 
 /// Just after the first marks are on disk: what they promise is least then, and a start that promised too much shows.
 fn first_marks(records: &[Record]) -> impl Iterator<Item = u64> {
-    let is_mark = |change: &Change| promises(change) && !matches!(change, Change::Sync { .. });
-    let marks = records.iter().enumerate().filter(move |(_, record)| is_mark(&record.change)).take(3);
+    let marks = records.iter().enumerate().filter(|(_, record)| is_mark(&record.change)).take(3);
     let synced = |(at, _)| records[at..].iter().find(|record| matches!(record.change, Change::Sync { .. }));
     marks.filter_map(synced).map(|record| record.end)
 }

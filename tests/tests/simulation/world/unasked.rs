@@ -92,8 +92,7 @@ impl World {
                 self.nodes[node].superseded(key.coordinator, present);
                 let again = Unasked { node, key, vote, epoch: present };
                 self.votes.push(again.clone());
-                let named = CoordinatorRef { id: again.key.coordinator, epoch: present };
-                let _ = self.engine.vote(self.now, again.key.transaction, &again.key.branch, vote, &named, None);
+                self.hand_over_vote(again);
             }
             Err(_) => {}
         }
