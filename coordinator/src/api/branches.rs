@@ -140,6 +140,7 @@ pub(super) async fn enlist(
     };
     reached(service, enlisted.barrier).await?;
     let answer = EnlistAnswer {
+        transaction: id,
         branch: enlisted.name,
         deadline: enlisted.deadline,
         remaining_ms: enlisted.remaining_ms,

@@ -103,6 +103,12 @@ fn advice(kind: ProblemType) -> Advice {
              type, or an id, a name, a key or a URL in it is not well-formed. Nothing has changed.",
             "Correct the field that `detail` names. The same request will be refused again: don't repeat it as it is.",
         ),
+        ProblemType::Implausible => (
+            "A participant's answer: the message names an epoch more than an hour ahead of the participant's clock, or a \
+             horizon that lies above the message's own transaction. No sound coordinator sends either. Nothing of it was kept.",
+            "Compare the clocks of the two machines, and set the wrong one. If both are right, the message is forged or \
+             damaged: find out who sent it. `field` names the member.",
+        ),
         ProblemType::Invalid => (
             "The request can be read, but a number or a size in it is out of its range: too long a timeout, too many \
              branches, too much metadata. Nothing has changed.",
@@ -114,6 +120,17 @@ fn advice(kind: ProblemType) -> Advice {
              coordinator call anything, so it calls nobody who isn't listed. Nothing has changed, and no connection was tried.",
             "If the participant is one of yours, start the coordinator with `--allow-participant` and its URL: scheme, host \
              and port must be equal, the path is compared by whole segments. Otherwise correct the URL.",
+        ),
+        ProblemType::ForbiddenCoordinator => (
+            "A participant's answer: it does not obey the coordinator at this URL, or it remembers as many coordinators as it \
+             may that are not configured by name. Nothing was kept of the message.",
+            "If the coordinator is yours, name its URL in the setting of the participant that `detail` names. Otherwise find \
+             out who calls your participant.",
+        ),
+        ProblemType::CrossOrigin => (
+            "A web page in a browser made this call. Without credentials nobody may begin or commit through a browser. Nothing \
+             has changed.",
+            "Make the call from a program. If the page is yours, let its own server call the coordinator.",
         ),
         ProblemType::UnknownTransaction => (
             "No transaction of this id is in the coordinator's log. If it was begun after the time in `retained_since`, it \
@@ -166,6 +183,16 @@ fn advice(kind: ProblemType) -> Advice {
             "Participants go on asking. An operator must find the data folder that the id belongs to and start a coordinator \
              on it at this address, or resolve the branches by hand. `GET /v1/coordinator` says who answers here.",
         ),
+        ProblemType::NotDecided => (
+            "A participant acknowledges a decision, but the transaction has none yet. Nothing has changed.",
+            "Look for the participant that ended a branch before it was told to: a branch in doubt waits for the decision.",
+        ),
+        ProblemType::Forgotten => (
+            "The coordinator does not know this transaction, and it has dropped that id or a higher one from its log: the \
+             transaction may have committed and been dropped. So it does not answer `abort`.",
+            "The participant keeps its branch. Its store is probably older than what the coordinator retains, for example put \
+             back from a backup. Find out at the other participants how the transaction ended, and end the branch by hand.",
+        ),
         ProblemType::StaleEpoch => (
             "The call was made under an epoch that is not the present one: the coordinator was restarted since. The member \
              `epoch` is the present or the higher one.",
@@ -179,6 +206,12 @@ fn advice(kind: ProblemType) -> Advice {
         ProblemType::UnsupportedMediaType => (
             "The body is said to be something else than JSON, or is encoded. Nothing has changed.",
             "Send JSON as it is, in UTF-8, with the header `Content-Type: application/json` and no `Content-Encoding`.",
+        ),
+        ProblemType::Misdirected => (
+            "The call reached somebody for whom it was not meant. From the coordinator: the host in the request is none of its \
+             own. From a participant: another store's vote was counted for this branch. Nothing has changed.",
+            "Check the address that the caller uses, and what its name resolves to. A participant's branch waits until its own \
+             store answers at the participant's URL again.",
         ),
         ProblemType::KeyReused => (
             "The `Idempotency-Key` was used before, on the same call, with another body. Nothing has changed.",

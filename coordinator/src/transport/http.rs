@@ -150,6 +150,7 @@ fn in_batch(message: &Message) -> BatchMessage<'_> {
         },
         transaction: message.transaction,
         branch: message.branch.clone(),
+        participant_id: None,
         payload: message.payload.as_deref(),
         deadline: prepare.then_some(message.deadline),
         remaining_ms: prepare.then_some(message.remaining_ms),

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    AbortAnswer, BranchName, CommitAnswer, Coordinator, MAX_BATCH_ANSWER_BYTES, PrepareAnswer, TransactionId,
+    AbortAnswer, BranchName, CommitAnswer, Coordinator, MAX_BATCH_ANSWER_BYTES, ParticipantId,
+    PrepareAnswer, TransactionId,
     UnixMillis, messages::object,
 };
 
@@ -51,6 +52,9 @@ pub struct BatchMessage<'a> {
     pub call: BatchCall,
     pub transaction: TransactionId,
     pub branch: BranchName,
+    /// The store whose vote was counted, if it has an id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub participant_id: Option<ParticipantId>,
     /// Absent and null are the same.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<&'a RawValue>,

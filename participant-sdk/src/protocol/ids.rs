@@ -1,4 +1,4 @@
-//! The three identities that are UUIDs.
+//! The four identities that are UUIDs.
 //!
 //! Always true: text is the canonical form, lower-case with hyphens, and no other spelling is taken; order is the order
 //! of the bytes, which for version 7 is the order of time.
@@ -112,6 +112,49 @@ uuid_type!(
     "an epoch (version 7)",
     |uuid| uuid.get_version_num() == 7
 );
+
+uuid_type!(
+    /// The id of a participant's store: minted when the store is created, and kept with its branches. Processes that share
+    /// a store share it; a copy or an earlier state of a store has the same one.
+    ///
+    /// ```
+    /// use unanimous_sdk::protocol::ParticipantId;
+    /// assert!("not-an-id".parse::<ParticipantId>().is_err());
+    /// ```
+    ParticipantId,
+    "a participant id",
+    |_| true
+);
+
+impl Epoch {
+    /// Returns the time in it, in milliseconds since 1970: its first 48 bits.
+    ///
+    /// ```
+    /// use unanimous_sdk::protocol::Epoch;
+    /// let epoch: Epoch = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+    /// assert_eq!(epoch.unix_ms(), 0x0189_0a5d_ac96);
+    /// ```
+    pub const fn unix_ms(self) -> u64 {
+        unix_ms(self.0)
+    }
+}
+
+impl TransactionId {
+    /// Returns the time in it, in milliseconds since 1970: its first 48 bits.
+    ///
+    /// ```
+    /// use unanimous_sdk::protocol::TransactionId;
+    /// assert_eq!(TransactionId::NIL.unix_ms(), 0);
+    /// ```
+    pub const fn unix_ms(self) -> u64 {
+        unix_ms(self.0)
+    }
+}
+
+/// The first 48 bits of a `UUIDv7`.
+const fn unix_ms(uuid: Uuid) -> u64 {
+    uuid.as_u64_pair().0 >> 16
+}
 
 /// The head of a text that came from outside, for a message.
 pub(crate) fn shorten(text: &str) -> &str {

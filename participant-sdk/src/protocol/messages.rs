@@ -8,7 +8,9 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize, Serializer, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::{BranchName, CoordinatorId, Epoch, ProblemType, TransactionId, UnixMillis};
+use super::{
+    AnswerOrigin, BranchName, CoordinatorId, Epoch, ParticipantId, ProblemType, TransactionId, UnixMillis, WithOrigin,
+};
 
 /// Who sends a message, as it stands in every one: the coordinator's id, the epoch of its log, the URL at which it is
 /// asked about decisions, and its horizon (every transaction with a lower id is finished).
@@ -123,6 +125,9 @@ pub struct PrepareRequest {
     pub transaction: TransactionId,
     pub branch: BranchName,
     pub coordinator: Coordinator,
+    /// The store whose vote was counted, if it has an id: another one answers 421 `misdirected`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub participant_id: Option<ParticipantId>,
     /// The work, if it wasn't done before on the application's own calls. Absent and null are the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<Box<RawValue>>,
@@ -137,6 +142,9 @@ pub struct DecisionRequest {
     pub transaction: TransactionId,
     pub branch: BranchName,
     pub coordinator: Coordinator,
+    /// The store whose vote was counted, if it has an id: another one answers 421 `misdirected`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub participant_id: Option<ParticipantId>,
 }
 
 /// A participant's answer to prepare.
@@ -180,12 +188,20 @@ pub(super) fn object<'a, T: Deserialize<'a>>(content_type: Option<&str>, body: &
     if json && object { serde_json::from_str(std::str::from_utf8(body).ok()?).ok() } else { None }
 }
 
+// Each names the members of an [`AnswerOrigin`], too, and does not flatten them: that costs a copy of every member.
+
 #[derive(Serialize, Deserialize)]
 struct VoteBody<'a> {
     #[serde(borrow)]
     vote: Cow<'a, str>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     reason: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    transaction: Option<TransactionId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    branch: Option<BranchName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    participant_id: Option<ParticipantId>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -194,36 +210,66 @@ struct StateBody<'a> {
     state: Cow<'a, str>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     detail: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    transaction: Option<TransactionId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    branch: Option<BranchName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    participant_id: Option<ParticipantId>,
 }
 
 #[derive(Deserialize)]
 struct TypeBody<'a> {
     #[serde(borrow)]
     r#type: Cow<'a, str>,
+    #[serde(default)]
+    transaction: Option<TransactionId>,
+    #[serde(default)]
+    branch: Option<BranchName>,
+    #[serde(default)]
+    participant_id: Option<ParticipantId>,
 }
 
 impl<'a> VoteBody<'a> {
-    fn write<S: Serializer>(to: S, vote: &'a str, reason: Option<&'a str>) -> Result<S::Ok, S::Error> {
-        Self { vote: vote.into(), reason: reason.map(Into::into) }.serialize(to)
+    fn write<S: Serializer>(
+        to: S,
+        vote: &'a str,
+        reason: Option<&'a str>,
+        origin: &AnswerOrigin,
+    ) -> Result<S::Ok, S::Error> {
+        let AnswerOrigin { transaction, branch, participant_id } = origin.clone();
+        Self { vote: vote.into(), reason: reason.map(Into::into), transaction, branch, participant_id }.serialize(to)
     }
 }
 
 impl<'a> StateBody<'a> {
-    fn write<S: Serializer>(to: S, state: &'a str, detail: Option<&'a str>) -> Result<S::Ok, S::Error> {
-        Self { state: state.into(), detail: detail.map(Into::into) }.serialize(to)
+    fn write<S: Serializer>(
+        to: S,
+        state: &'a str,
+        detail: Option<&'a str>,
+        origin: &AnswerOrigin,
+    ) -> Result<S::Ok, S::Error> {
+        let AnswerOrigin { transaction, branch, participant_id } = origin.clone();
+        Self { state: state.into(), detail: detail.map(Into::into), transaction, branch, participant_id }.serialize(to)
     }
 }
 
 impl PrepareAnswer {
     /// Reads an answer; None: it is none.
     pub fn parse(status: u16, content_type: Option<&str>, body: &[u8]) -> Option<Self> {
-        let VoteBody { vote, reason } = object(content_type, body)?;
-        match (status, &*vote) {
-            (200, "prepared") => Some(Self::Vote(Vote::Prepared)),
-            (200, "read_only") => Some(Self::Vote(Vote::ReadOnly)),
-            (409, "abort") => Some(Self::Refused { reason: reason.map(Cow::into_owned) }),
-            _ => None,
-        }
+        Self::parse_with_origin(status, content_type, body).map(|it| it.answer)
+    }
+
+    /// Reads an answer, and who gave it to which call; None: it is none.
+    pub fn parse_with_origin(status: u16, content_type: Option<&str>, body: &[u8]) -> Option<WithOrigin<Self>> {
+        let VoteBody { vote, reason, transaction, branch, participant_id } = object(content_type, body)?;
+        let answer = match (status, &*vote) {
+            (200, "prepared") => Self::Vote(Vote::Prepared),
+            (200, "read_only") => Self::Vote(Vote::ReadOnly),
+            (409, "abort") => Self::Refused { reason: reason.map(Cow::into_owned) },
+            _ => return None,
+        };
+        Some(WithOrigin { answer, origin: AnswerOrigin { transaction, branch, participant_id } })
     }
 
     /// Its status. Its body is what it serializes as.
@@ -235,29 +281,41 @@ impl PrepareAnswer {
     }
 }
 
+impl PrepareAnswer {
+    pub(super) fn write<S: Serializer>(&self, origin: &AnswerOrigin, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Vote(Vote::Prepared) => VoteBody::write(to, "prepared", None, origin),
+            Self::Vote(Vote::ReadOnly) => VoteBody::write(to, "read_only", None, origin),
+            Self::Refused { reason } => VoteBody::write(to, "abort", reason.as_deref(), origin),
+        }
+    }
+}
+
 impl Serialize for PrepareAnswer {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Vote(Vote::Prepared) => VoteBody::write(to, "prepared", None),
-            Self::Vote(Vote::ReadOnly) => VoteBody::write(to, "read_only", None),
-            Self::Refused { reason } => VoteBody::write(to, "abort", reason.as_deref()),
-        }
+        self.write(&AnswerOrigin::default(), to)
     }
 }
 
 impl CommitAnswer {
     /// Reads an answer; None: it is none. A 404 counts only as the problem `unknown-branch`: any other is a misrouted call.
     pub fn parse(status: u16, content_type: Option<&str>, body: &[u8]) -> Option<Self> {
+        Self::parse_with_origin(status, content_type, body).map(|it| it.answer)
+    }
+
+    /// Reads an answer, and who gave it to which call; None: it is none.
+    pub fn parse_with_origin(status: u16, content_type: Option<&str>, body: &[u8]) -> Option<WithOrigin<Self>> {
         if status == 404 {
-            let TypeBody { r#type } = object(content_type, body)?;
-            return (r#type == super::ProblemType::UnknownBranch.reference()).then_some(Self::UnknownBranch);
+            let origin = AnswerOrigin::of_problem(ProblemType::UnknownBranch, status, content_type, body)?;
+            return Some(WithOrigin { answer: Self::UnknownBranch, origin });
         }
-        let StateBody { state, detail } = object(content_type, body)?;
-        match (status, &*state) {
-            (200, "committed") => Some(Self::Committed),
-            (409, "heuristic_abort") => Some(Self::HeuristicAbort { detail: detail.map(Cow::into_owned) }),
-            _ => None,
-        }
+        let StateBody { state, detail, transaction, branch, participant_id } = object(content_type, body)?;
+        let answer = match (status, &*state) {
+            (200, "committed") => Self::Committed,
+            (409, "heuristic_abort") => Self::HeuristicAbort { detail: detail.map(Cow::into_owned) },
+            _ => return None,
+        };
+        Some(WithOrigin { answer, origin: AnswerOrigin { transaction, branch, participant_id } })
     }
 
     /// Its status. Its body is what it serializes as.
@@ -270,28 +328,40 @@ impl CommitAnswer {
     }
 }
 
-impl Serialize for CommitAnswer {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+impl CommitAnswer {
+    pub(super) fn write<S: Serializer>(&self, origin: &AnswerOrigin, to: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Committed => StateBody::write(to, "committed", None),
-            Self::HeuristicAbort { detail } => StateBody::write(to, "heuristic_abort", detail.as_deref()),
+            Self::Committed => StateBody::write(to, "committed", None, origin),
+            Self::HeuristicAbort { detail } => StateBody::write(to, "heuristic_abort", detail.as_deref(), origin),
             Self::UnknownBranch => {
                 let what = "there is no trace here of a vote of this branch";
-                super::Problem::new(super::ProblemType::UnknownBranch, what).serialize(to)
+                origin.on(super::Problem::new(ProblemType::UnknownBranch, what)).serialize(to)
             }
         }
+    }
+}
+
+impl Serialize for CommitAnswer {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.write(&AnswerOrigin::default(), to)
     }
 }
 
 impl AbortAnswer {
     /// Reads an answer; None: it is none.
     pub fn parse(status: u16, content_type: Option<&str>, body: &[u8]) -> Option<Self> {
-        let StateBody { state, detail } = object(content_type, body)?;
-        match (status, &*state) {
-            (200, "aborted") => Some(Self::Aborted),
-            (409, "heuristic_commit") => Some(Self::HeuristicCommit { detail: detail.map(Cow::into_owned) }),
-            _ => None,
-        }
+        Self::parse_with_origin(status, content_type, body).map(|it| it.answer)
+    }
+
+    /// Reads an answer, and who gave it to which call; None: it is none.
+    pub fn parse_with_origin(status: u16, content_type: Option<&str>, body: &[u8]) -> Option<WithOrigin<Self>> {
+        let StateBody { state, detail, transaction, branch, participant_id } = object(content_type, body)?;
+        let answer = match (status, &*state) {
+            (200, "aborted") => Self::Aborted,
+            (409, "heuristic_commit") => Self::HeuristicCommit { detail: detail.map(Cow::into_owned) },
+            _ => return None,
+        };
+        Some(WithOrigin { answer, origin: AnswerOrigin { transaction, branch, participant_id } })
     }
 
     /// Its status. Its body is what it serializes as.
@@ -303,12 +373,35 @@ impl AbortAnswer {
     }
 }
 
+impl AbortAnswer {
+    pub(super) fn write<S: Serializer>(&self, origin: &AnswerOrigin, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Aborted => StateBody::write(to, "aborted", None, origin),
+            Self::HeuristicCommit { detail } => StateBody::write(to, "heuristic_commit", detail.as_deref(), origin),
+        }
+    }
+}
+
 impl Serialize for AbortAnswer {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Aborted => StateBody::write(to, "aborted", None),
-            Self::HeuristicCommit { detail } => StateBody::write(to, "heuristic_commit", detail.as_deref()),
-        }
+        self.write(&AnswerOrigin::default(), to)
+    }
+}
+
+impl AnswerOrigin {
+    /// Reads what a problem of this kind says of who answered which call; None: the answer is no such problem.
+    ///
+    /// ```
+    /// use unanimous_sdk::protocol::{AnswerOrigin, ProblemType};
+    /// let body = br#"{"type": "/problems/misdirected", "participant_id": "67e55044-10b1-426f-9247-bb680e5fe0c8"}"#;
+    /// let json = Some("application/problem+json");
+    /// assert!(AnswerOrigin::of_problem(ProblemType::Misdirected, 421, json, body).unwrap().participant_id.is_some());
+    /// assert!(AnswerOrigin::of_problem(ProblemType::StaleEpoch, 412, json, body).is_none());
+    /// ```
+    pub fn of_problem(kind: ProblemType, status: u16, content_type: Option<&str>, body: &[u8]) -> Option<Self> {
+        let TypeBody { r#type, transaction, branch, participant_id } =
+            object(content_type, body).filter(|_| status == kind.status())?;
+        (r#type == kind.reference()).then_some(Self { transaction, branch, participant_id })
     }
 }
 
@@ -316,16 +409,63 @@ impl Serialize for AbortAnswer {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct EnlistAnswer {
+    pub transaction: TransactionId,
     pub branch: BranchName,
     pub deadline: UnixMillis,
     pub remaining_ms: u64,
     pub coordinator: Coordinator,
 }
 
+/// The coordinator's answer to a vote that came unasked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct VoteAnswer {
+    pub transaction: TransactionId,
+    pub branch: BranchName,
+    pub vote: Vote,
+    pub coordinator: Coordinator,
+}
+
+/// `POST /v1/transactions/{id}/branches/{branch}/acknowledge`: a participant has ended the branch because of an inquiry's
+/// answer, and its end is durable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct AcknowledgeRequest {
+    pub state: AcknowledgedState,
+    /// The store that ended it, if it has an id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub participant_id: Option<ParticipantId>,
+    /// The present epoch, as for a vote.
+    pub coordinator: CoordinatorRef,
+}
+
+/// How a branch ended that is acknowledged unasked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum AcknowledgedState {
+    Committed,
+    Aborted,
+}
+
+/// The coordinator's answer to an acknowledgement: it is durable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct AcknowledgeAnswer {
+    pub transaction: TransactionId,
+    pub branch: BranchName,
+    pub state: AcknowledgedState,
+}
+
 /// The coordinator's answer to an inquiry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct InquiryAnswer {
+    pub transaction: TransactionId,
+    /// The branch that was named; None if none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<BranchName>,
     pub decision: Outcome,
     /// Whether it is an abort because the log doesn't know the transaction.
     pub presumed: bool,

@@ -16,6 +16,8 @@ const MOST_KNOWN: usize = 256;
 
 thread_local! {
     static KNOWN: RefCell<HashMap<Box<str>, ParticipantUrl>> = RefCell::default();
+    /// The same of texts that were kept: they are not parsed, so they are not among the others.
+    static KEPT: RefCell<HashMap<Box<str>, ParticipantUrl>> = RefCell::default();
 }
 
 /// A participant's base URL: `http` or `https`. Cheap to clone.
@@ -40,13 +42,52 @@ impl ParticipantUrl {
         &self.0
     }
 
-    fn parsed(&self) -> Url {
-        Url::parse(&self.0).expect("it was parsed when it was made")
+    /// Returns the URL of a text that [`as_str`](Self::as_str) gave and that was kept since. The text is not looked at: what
+    /// was taken once stays what it is, whatever a later version of the URL library thinks of it.
+    ///
+    /// ```
+    /// use unanimous_sdk::protocol::ParticipantUrl;
+    /// let url: ParticipantUrl = "http://localhost:8081/bank".parse().unwrap();
+    /// assert_eq!(ParticipantUrl::from_kept(url.as_str()), url);
+    /// ```
+    pub fn from_kept(text: &str) -> Self {
+        KEPT.with_borrow_mut(|kept| {
+            if let Some(url) = kept.get(text) {
+                return url.clone();
+            }
+            if kept.len() >= MOST_KNOWN {
+                kept.clear();
+            }
+            let url = Self(text.into());
+            kept.insert(text.into(), url.clone());
+            url
+        })
+    }
+
+    /// None for a kept text that the URL library doesn't take (any more).
+    fn parsed(&self) -> Option<Url> {
+        Url::parse(&self.0).ok()
+    }
+
+    /// Returns host and port as one text, such as `bank.example:443`: what a connection is made to.
+    ///
+    /// ```
+    /// use unanimous_sdk::protocol::ParticipantUrl;
+    /// let url: ParticipantUrl = "http://localhost/bank".parse().unwrap();
+    /// assert_eq!(url.host_and_port(), "localhost:80");
+    /// ```
+    pub fn host_and_port(&self) -> String {
+        match self.parsed() {
+            Some(url) => {
+                format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
+            }
+            None => self.to_string(),
+        }
     }
 
     /// Whether its host is `localhost` or a loopback address.
     pub fn is_loopback(&self) -> bool {
-        match self.parsed().host() {
+        match self.parsed().as_ref().and_then(Url::host) {
             Some(Host::Domain(name)) => name == "localhost",
             Some(Host::Ipv4(address)) => address.is_loopback(),
             Some(Host::Ipv6(address)) => address.is_loopback(),
@@ -64,7 +105,7 @@ impl ParticipantUrl {
     /// assert!(!url("http://a/payments").is_under(&url("http://a/pay")));
     /// ```
     pub fn is_under(&self, root: &Self) -> bool {
-        let (mine, roots) = (self.parsed(), root.parsed());
+        let (Some(mine), Some(roots)) = (self.parsed(), root.parsed()) else { return false };
         let origin =
             |url: &Url| (url.scheme().to_owned(), url.host_str().map(str::to_owned), url.port_or_known_default());
         if origin(&mine) != origin(&roots) {

@@ -45,7 +45,7 @@ impl<P: Participant> Inner<P> {
         message: BatchMessage<'_>,
         mut how: How,
     ) -> Result<Settled, Problem> {
-        let BatchMessage { call, transaction, branch, payload, deadline, remaining_ms, traceparent: _ } = message;
+        let BatchMessage { call, transaction, branch, payload, deadline, remaining_ms, .. } = message;
         let (point, told) = match call {
             BatchCall::Prepare => {
                 let lacks = |member| {

@@ -80,6 +80,7 @@ async fn prepare<P: Participant>(State(inner): State<Arc<Inner<P>>>, received: R
         call: BatchCall::Prepare,
         transaction: request.transaction,
         branch: request.branch,
+        participant_id: request.participant_id,
         payload: request.payload.as_deref(),
         deadline: Some(request.deadline),
         remaining_ms: Some(request.remaining_ms),
@@ -97,11 +98,12 @@ async fn abort<P: Participant>(State(inner): State<Arc<Inner<P>>>, received: Rec
 }
 
 async fn decision<P: Participant>(inner: &Arc<Inner<P>>, call: BatchCall, received: Received) -> Answer {
-    let DecisionRequest { transaction, branch, coordinator } = message("body", &received.body)?;
+    let DecisionRequest { transaction, branch, coordinator, participant_id } = message("body", &received.body)?;
     let message = BatchMessage {
         call,
         transaction,
         branch,
+        participant_id,
         payload: None,
         deadline: None,
         remaining_ms: None,
