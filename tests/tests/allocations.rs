@@ -31,9 +31,9 @@ fn answer(request: Request) -> Returned {
     let Request { participant, phase, messages } = request;
     let attempts = messages.into_iter().map(|message| {
         let answer = match message.call {
-            Call::Prepare => Attempt::Prepare(PrepareAnswer::Vote(Vote::Prepared)),
-            Call::Commit => Attempt::Commit(CommitAnswer::Committed),
-            Call::Abort => Attempt::Abort(AbortAnswer::Aborted),
+            Call::Prepare => Attempt::Prepare(PrepareAnswer::Vote(Vote::Prepared), None),
+            Call::Commit => Attempt::Commit(CommitAnswer::Committed, None),
+            Call::Abort => Attempt::Abort(AbortAnswer::Aborted, None),
         };
         ((message.transaction, message.at, message.call), answer)
     });

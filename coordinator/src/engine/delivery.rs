@@ -124,6 +124,7 @@ impl Engine {
             transaction: id,
             at,
             branch: branch.name.clone(),
+            participant_id: None,
             payload: if call == Call::Prepare { branch.payload.clone() } else { None },
             deadline: live.transaction.deadline,
             remaining_ms: live.deadline.saturating_sub(now.mono),
@@ -159,14 +160,21 @@ impl Engine {
             self.timers.cancel(timer);
         }
         let (event, error) = match attempt {
-            Attempt::Prepare(answer) => (Some(Event::PrepareAnswered(at, answer)), None),
-            Attempt::Commit(answer) => (Some(Event::CommitAnswered(at, answer)), None),
-            Attempt::Abort(answer) => (Some(Event::AbortAnswered(at, answer)), None),
+            Attempt::Prepare(answer, _) => (Some(Event::PrepareAnswered(at, answer)), None),
+            Attempt::Commit(answer, _) => (Some(Event::CommitAnswered(at, answer)), None),
+            Attempt::Abort(answer, _) => (Some(Event::AbortAnswered(at, answer)), None),
+            Attempt::OtherStore { participant_id } => {
+                let mut why = "another participant answers at this URL".to_owned();
+                if let Some(id) = participant_id {
+                    why.push_str(&format!(": its participant_id is {id}"));
+                }
+                (heard(call, at, Heard::Error), Some(why))
+            }
             Attempt::Unreachable(why) => (heard(call, at, Heard::Unreachable), Some(why)),
             Attempt::NoAnswer(why) => (heard(call, at, Heard::Error), Some(why)),
             Attempt::Silence(why) => (None, Some(why)),
             Attempt::NotTaken => return self.wait_again((id, at, call), participant),
-            Attempt::Stale(epoch) => {
+            Attempt::Stale(epoch, _) => {
                 self.supersede(now, epoch, participant);
                 (heard(call, at, Heard::Error), Some(format!("it knows the higher epoch {epoch}")))
             }

@@ -189,9 +189,9 @@ impl World {
 /// The answer of a participant that agrees with everything.
 fn yes(message: &Message) -> Attempt {
     match message.call {
-        Call::Prepare => Attempt::Prepare(PrepareAnswer::Vote(Vote::Prepared)),
-        Call::Commit => Attempt::Commit(CommitAnswer::Committed),
-        Call::Abort => Attempt::Abort(AbortAnswer::Aborted),
+        Call::Prepare => Attempt::Prepare(PrepareAnswer::Vote(Vote::Prepared), None),
+        Call::Commit => Attempt::Commit(CommitAnswer::Committed, None),
+        Call::Abort => Attempt::Abort(AbortAnswer::Aborted, None),
     }
 }
 
@@ -306,7 +306,7 @@ fn a_branch_that_is_not_enlisted_or_voted_read_only_is_told_abort() {
     drop(world.commit(id));
     assert_eq!(world.ask(id, "x").unwrap().0, Outcome::Abort);
     world.answer_all(|message| match message.branch.as_str() {
-        "a" => Attempt::Prepare(PrepareAnswer::Vote(Vote::ReadOnly)),
+        "a" => Attempt::Prepare(PrepareAnswer::Vote(Vote::ReadOnly), None),
         _ => yes(message),
     });
     world.log();
@@ -480,11 +480,11 @@ fn who_is_superseded_begins_decides_and_delivers_nothing_further() {
     let far = uuid::Uuid::from_u128((u128::from(DAY + 7_200_000) << 80) | (0x7 << 76) | (0x2 << 62));
     let near = uuid::Uuid::from_u128((u128::from(DAY + 60_000) << 80) | (0x7 << 76) | (0x2 << 62));
     let (participant, call) = world.calls.pop().unwrap();
-    world.answer(participant, &call, &Attempt::Stale(Epoch::from_uuid(far)));
+    world.answer(participant, &call, &Attempt::Stale(Epoch::from_uuid(far), None));
     assert!(world.engine.superseded().is_none(), "an epoch further ahead than any clock is not believed");
     world.pass_to_next_timer();
     let (participant, call) = world.calls.pop().unwrap();
-    world.answer(participant, &call, &Attempt::Stale(Epoch::from_uuid(near)));
+    world.answer(participant, &call, &Attempt::Stale(Epoch::from_uuid(near), None));
     assert!(world.engine.superseded().is_some());
     let begin = Begin { timeout: Duration::from_secs(1), ..Begin::default() };
     assert!(matches!(world.engine.begin(world.now, begin).unwrap_err().why, Refusal::Superseded { .. }));
@@ -601,7 +601,7 @@ fn one_call_s_failure_in_a_batch_is_its_own() {
     let request = world.batches.pop().unwrap();
     let (refused, lost) = (request.messages[0].transaction, request.messages[1].transaction);
     world.answer_request(request, |message| match message.transaction {
-        id if id == refused => Attempt::Prepare(PrepareAnswer::Refused { reason: None }),
+        id if id == refused => Attempt::Prepare(PrepareAnswer::Refused { reason: None }, None),
         id if id == lost => Attempt::NoAnswer("500".into()),
         _ => yes(message),
     });

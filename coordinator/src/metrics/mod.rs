@@ -162,13 +162,16 @@ impl Metrics {
     /// What came of it.
     pub(crate) fn called(&self, message: &Message, attempt: &Attempt) {
         let (result, answered) = match attempt {
-            Attempt::Prepare(PrepareAnswer::Refused { .. }) => ("refused", true),
-            Attempt::Prepare(PrepareAnswer::Vote(_)) | Attempt::Commit(_) | Attempt::Abort(_) => ("answered", true),
+            Attempt::Prepare(PrepareAnswer::Refused { .. }, _) => ("refused", true),
+            Attempt::Prepare(PrepareAnswer::Vote(_), _) | Attempt::Commit(..) | Attempt::Abort(..) => {
+                ("answered", true)
+            }
+            Attempt::OtherStore { .. } => ("other_store", false),
             Attempt::NoAnswer(_) => ("no_answer", false),
             Attempt::Unreachable(_) => ("unreachable", false),
             Attempt::Silence(_) => ("silence", false),
             Attempt::NotTaken => ("not_taken", false),
-            Attempt::Stale(_) => ("stale_epoch", false),
+            Attempt::Stale(..) => ("stale_epoch", false),
         };
         let call = name::of_call(message.call);
         match self.calls.get(&[call, result]) {

@@ -39,7 +39,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
     (
         CALLS,
-        "Calls to participants, by call and by what came of it: answered; refused (a vote to abort); no_answer (an answer that doesn't count, or a connection dropped in the middle); unreachable (no connection); silence (nothing in time); stale_epoch (another coordinator has taken over).",
+        "Calls to participants, by call and by what came of it: answered; refused (a vote to abort); no_answer (an answer that doesn't count, or a connection dropped in the middle); unreachable (no connection); silence (nothing in time); stale_epoch (the participant knows a higher epoch); other_store (another store than that of the counted vote).",
     ),
     (
         RETRIES,
@@ -132,7 +132,7 @@ pub(super) fn each_known(mut each: impl FnMut(&'static str, &[(&'static str, &'s
         each(HEURISTIC, &[("outcome", outcome)]);
     }
     for call in [Call::Prepare, Call::Commit, Call::Abort] {
-        for result in ["answered", "no_answer", "unreachable", "silence", "not_taken", "stale_epoch"] {
+        for result in ["answered", "no_answer", "unreachable", "silence", "not_taken", "stale_epoch", "other_store"] {
             each(CALLS, &[("call", of_call(call)), ("result", result)]);
         }
     }
