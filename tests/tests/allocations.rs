@@ -68,7 +68,14 @@ fn a_transaction_costs_the_engine_a_bounded_number_of_allocations_and_six_entrie
                         journal.append(lsn, vec![entry]);
                     }
                     Output::Send(request) => answers.push(answer(request)),
-                    Output::Decided(_) | Output::Finished(_) | Output::Superseded(..) => {}
+                    Output::Decided(_)
+                    | Output::Finished(_)
+                    | Output::ConfirmOwnership
+                    | Output::HigherEpoch(..)
+                    | Output::Superseded(_)
+                    | Output::Suspect(_)
+                    | Output::Trusted(_)
+                    | Output::AnsweredLate { .. } => {}
                 }
             }
             while journal.waiting() > 0 {
