@@ -13,7 +13,7 @@ use super::{Begin, Engine, Inquiry, Limits, Milestone, NewKey, Now, Output, Refu
 use crate::{
     journal::{Journal, Memory, Recovered, memory::Loss},
     transaction::{Barrier, Call, KeyedCall, Reason, ReasonCode, State},
-    transport::{Attempt, Message, Offer, Request, Returned},
+    transport::{Attempt, BatchContext, BatchFailure, Message, Request, Returned},
 };
 
 const DAY: u64 = 1_770_000_000_000;
@@ -26,7 +26,7 @@ struct World {
     calls: Vec<(ParticipantUrl, Message)>,
     batches: Vec<Request>,
     /// What participants say of batches with each answer.
-    offer: Option<Offer>,
+    offer: Option<usize>,
 }
 
 fn url(text: &str) -> ParticipantUrl {
@@ -119,14 +119,15 @@ impl World {
     }
 
     fn answer(&mut self, participant: ParticipantUrl, message: &Message, attempt: &Attempt) {
-        let request = Request { participant, phase: message.call.phase(), messages: vec![message.clone()] };
+        let batch = BatchContext::default();
+        let request = Request { participant, phase: message.call.phase(), messages: vec![message.clone()], batch };
         self.answer_request(request, |_| attempt.clone());
     }
 
     fn answer_request(&mut self, request: Request, answer: impl Fn(&Message) -> Attempt) {
         let attempts = request.messages.iter().map(|m| ((m.transaction, m.at, m.call), answer(m))).collect();
-        let Request { participant, phase, .. } = request;
-        self.engine.answered(self.now, Returned { participant, phase, attempts, batches: self.offer });
+        let Request { participant, phase, batch, .. } = request;
+        self.engine.answered(self.now, Returned { participant, phase, attempts, max_batch: self.offer, batch });
         self.carry_out();
     }
 
@@ -562,7 +563,7 @@ fn a_repeated_enlistment_under_its_key_is_the_same_branch() {
 /// A world whose participant "a" has offered to take batches of at most four.
 fn with_batches() -> World {
     let mut world = World::new();
-    world.offer = Some(Offer::Most(4));
+    world.offer = Some(4);
     let id = world.begin(&["a"]);
     drop(world.commit(id));
     world.answer_all(yes);
@@ -621,10 +622,10 @@ fn a_participant_that_takes_no_batch_after_all_gets_single_calls_at_once() {
     }
     world.answer_all(yes);
     let request = world.batches.pop().unwrap();
-    world.offer = Some(Offer::Refused);
-    world.answer_request(request, |_| Attempt::NotTaken);
+    world.offer = None;
+    world.answer_request(request, |_| Attempt::NotTaken(BatchFailure::Unsupported));
     assert_eq!((world.calls.len(), world.batches.len()), (4, 0));
-    world.offer = Some(Offer::Most(4));
+    world.offer = Some(4);
     world.answer_all(yes);
     world.log();
     assert!(world.batches.is_empty(), "not again, whatever it says");
