@@ -54,6 +54,8 @@ pub(crate) struct Client {
     connector: HttpsConnector<HttpConnector>,
     pool: Arc<Pool>,
     call_timeout: Duration,
+    /// So old a connection may get.
+    pub(super) max_age: Duration,
 }
 
 /// A request: JSON to a URL.
@@ -110,7 +112,7 @@ impl Client {
         tcp.set_tcp_user_timeout(Some(call_timeout));
         let tls = HttpsConnectorBuilder::new().try_with_platform_verifier().map_err(std::io::Error::other)?;
         let connector = tls.https_or_http().enable_http1().wrap_connector(tcp);
-        Ok(Self { connector, pool: Arc::default(), call_timeout })
+        Ok(Self { connector, pool: Arc::default(), call_timeout, max_age: MAX_AGE })
     }
 
     /// Makes a call. If the connection is a kept one and turns out to be dead, all that are kept to that host are closed,
@@ -149,7 +151,7 @@ impl Client {
         let stream = self.connect(origin).await.map_err(|why| Missed::Finally(Attempt::Unreachable(why)))?;
         let unreachable = |error: &dyn StdError| Missed::Finally(Attempt::Unreachable(causes(error)));
         let host = HeaderValue::from_str(host).map_err(|error| unreachable(&error))?;
-        let retires_at = begun + MAX_AGE - AGE_SPREAD.mul_f32(rand::random());
+        let retires_at = begun + self.max_age.saturating_sub(AGE_SPREAD.mul_f32(rand::random()));
         let connection = Connection::on(stream, origin.into(), host, retires_at).await;
         self.exchange(connection.map_err(|error| unreachable(&error))?, begun, path, post, until).await
     }

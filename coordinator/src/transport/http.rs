@@ -15,7 +15,7 @@ use unanimous_sdk::protocol::{
 use super::{
     Attempt, BatchFailure, Message, Request, Returned,
     client::{self, Client, Post, Response},
-    size::max_payload_bytes,
+    size::{max_envelope_bytes, max_payload_bytes},
 };
 use crate::transaction::{Call, Phase};
 
@@ -25,9 +25,9 @@ const JSON: Option<&str> = Some("application/json");
 /// Makes calls. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Http {
-    client: Client,
+    pub(super) client: Client,
     /// Who calls; the horizon comes with each message.
-    coordinator: Coordinator,
+    pub(super) coordinator: Coordinator,
 }
 
 #[derive(Serialize)]
@@ -85,11 +85,10 @@ impl Http {
         Coordinator { horizon, ..self.coordinator.clone() }
     }
 
-    async fn single(&self, request: &Request, message: &Message) -> (Attempt, Option<usize>) {
-        let coordinator = self.coordinator(message.horizon);
+    pub(super) fn single_body(&self, message: &Message) -> serde_json::Result<Vec<u8>> {
         let prepare = message.call == Call::Prepare;
         let body = Single {
-            coordinator: &coordinator,
+            coordinator: &self.coordinator(message.horizon),
             transaction: message.transaction,
             branch: &message.branch,
             participant_id: message.participant_id,
@@ -97,8 +96,29 @@ impl Http {
             deadline: prepare.then_some(message.deadline),
             remaining_ms: prepare.then_some(message.remaining_ms),
         };
+        self.text(&body, std::slice::from_ref(message))
+    }
+
+    /// Returns the body of a batch. Its horizon must be above none of its transactions, so it is the lowest of its
+    /// messages.
+    pub(super) fn batch_body(&self, messages: &[Message]) -> serde_json::Result<Vec<u8>> {
+        let horizon = messages.iter().map(|message| message.horizon).min().unwrap_or(TransactionId::NIL);
+        let coordinator = self.coordinator(horizon);
+        self.text(&BatchRequest { coordinator, messages: messages.iter().map(in_batch).collect() }, messages)
+    }
+
+    /// Writes a body into a buffer in which it surely fits.
+    fn text(&self, body: &impl Serialize, messages: &[Message]) -> serde_json::Result<Vec<u8>> {
+        let room = messages.iter().map(Message::max_bytes).sum::<usize>() + max_envelope_bytes(&self.coordinator.url);
+        let mut text = Vec::with_capacity(room);
+        serde_json::to_writer(&mut text, body)?;
+        Ok(text)
+    }
+
+    async fn single(&self, request: &Request, message: &Message) -> (Attempt, Option<usize>) {
         let traceparent = message.traceparent.as_deref();
-        match self.post(request, name(message.call), &body, traceparent, MAX_ANSWER_BYTES).await {
+        let body = self.single_body(message);
+        match self.post(request, name(message.call), body, traceparent, MAX_ANSWER_BYTES).await {
             Err(attempt) => (attempt, None),
             Ok(response) => {
                 let Response { status, content_type, max_batch, body, lease } = response;
@@ -115,10 +135,8 @@ impl Http {
 
     async fn batch(&self, request: &Request, messages: &[Message]) -> (Vec<Attempt>, Option<usize>) {
         let all = |attempt: Attempt| vec![attempt; messages.len()];
-        let horizon = messages.iter().map(|message| message.horizon).min().unwrap_or(TransactionId::NIL);
-        let coordinator = self.coordinator(horizon);
-        let body = BatchRequest { coordinator, messages: messages.iter().map(in_batch).collect() };
-        let response = match self.post(request, "batch", &body, None, MAX_BATCH_ANSWER_BYTES).await {
+        let body = self.batch_body(messages);
+        let response = match self.post(request, "batch", body, None, MAX_BATCH_ANSWER_BYTES).await {
             Ok(response) => response,
             Err(attempt) => return (all(attempt), None),
         };
@@ -151,18 +169,16 @@ impl Http {
         &self,
         request: &Request,
         name: &str,
-        body: &impl Serialize,
+        body: serde_json::Result<Vec<u8>>,
         traceparent: Option<&str>,
         most: usize,
     ) -> Result<Response, Attempt> {
-        let mut text = Vec::with_capacity(request.messages.iter().map(Message::max_bytes).sum::<usize>() + 256);
-        let written = serde_json::to_writer(&mut text, body);
-        written.map_err(|error| Attempt::NoAnswer(format!("the call could not be written: {error}")))?;
+        let body = body.map_err(|error| Attempt::NoAnswer(format!("the call could not be written: {error}")))?;
         // A prepare is worth nothing after the deadline, that of the last transaction in a batch.
         let remaining = request.messages.iter().map(|message| message.remaining_ms).max().map(Duration::from_millis);
         let call = Post {
             url: &format!("{}/{name}", request.participant),
-            body: text.into(),
+            body: body.into(),
             traceparent,
             max_answer_bytes: most,
             remaining: remaining.filter(|_| request.phase == Phase::One),

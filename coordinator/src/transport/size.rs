@@ -38,7 +38,12 @@ pub(crate) fn max_message_bytes(branch: &BranchName, payload: Option<&RawValue>,
 
 /// Returns how many bytes the calls of a batch may take together, by [`max_message_bytes`].
 pub(crate) fn max_batch_bytes(coordinator_url: &str) -> usize {
-    MAX_CALL_BYTES.saturating_sub(BATCH + json_string_bytes(coordinator_url))
+    MAX_CALL_BYTES.saturating_sub(max_envelope_bytes(coordinator_url))
+}
+
+/// Returns at most how many bytes a body has beside its calls.
+pub(crate) fn max_envelope_bytes(coordinator_url: &str) -> usize {
+    BATCH + json_string_bytes(coordinator_url)
 }
 
 /// Returns how long a payload may be so that it surely fits into a prepare. None as name: it is not known yet.
