@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -45,7 +45,10 @@ pub struct Wire {
     url: String,
     /// Where it leads: host and port.
     target: Arc<Mutex<Option<String>>>,
-    line: watch::Sender<Line>,
+    /// That of new connections.
+    line: Arc<Mutex<watch::Sender<Line>>>,
+    /// Connections that were there then are silent.
+    forgotten: Mutex<Vec<watch::Sender<Line>>>,
     listens: JoinHandle<()>,
 }
 
@@ -66,23 +69,25 @@ impl Wire {
             }
         };
         let url = format!("http://{}", listener.local_addr().expect("a listener has an address"));
-        let (line, target) = (watch::channel(Line::Good).0, Arc::<Mutex<Option<String>>>::default());
-        let (subscribe, leads_to) = (line.clone(), target.clone());
+        let line = Arc::new(Mutex::new(watch::channel(Line::Good).0));
+        let target = Arc::<Mutex<Option<String>>>::default();
+        let (present, leads_to) = (line.clone(), target.clone());
         let listens = tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                let target = leads_to.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let target = lock(&leads_to).clone();
                 if let Some(target) = target {
-                    tokio::spawn(carry(near, target, subscribe.subscribe()));
+                    let line = lock(&present).subscribe();
+                    tokio::spawn(carry(near, target, line));
                 }
             }
         });
-        Self { url, target, line, listens }
+        Self { url, target, line, forgotten: Mutex::default(), listens }
     }
 
     /// From now on, new connections lead to the server at this URL.
     pub fn lead_to(&self, url: &str) {
         let target = url.strip_prefix("http://").expect("a test's URL is http").to_owned();
-        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = Some(target);
+        *lock(&self.target) = Some(target);
     }
 
     /// The URL at this end.
@@ -92,14 +97,29 @@ impl Wire {
 
     /// What it is like from now on.
     pub fn becomes(&self, line: Line) {
-        self.line.send_replace(line);
+        lock(&self.line).send_replace(line);
     }
+
+    /// Forgets all connections, as a failover does: what is sent on them arrives nowhere, and nobody is told. New ones
+    /// are good.
+    pub fn forget(&self) {
+        let old = std::mem::replace(&mut *lock(&self.line), watch::channel(Line::Good).0);
+        old.send_replace(Line::Blocked);
+        lock(&self.forgotten).push(old);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Wire {
     fn drop(&mut self) {
         self.listens.abort();
-        self.line.send_replace(Line::Cut);
+        lock(&self.line).send_replace(Line::Cut);
+        for line in lock(&self.forgotten).drain(..) {
+            line.send_replace(Line::Cut);
+        }
     }
 }
 

@@ -28,7 +28,7 @@ const MOST: usize = 56;
 const ENTRIES: usize = 6;
 
 fn answer(request: Request) -> Returned {
-    let Request { participant, phase, messages } = request;
+    let Request { participant, phase, messages, batch } = request;
     let attempts = messages.into_iter().map(|message| {
         let answer = match message.call {
             Call::Prepare => Attempt::Prepare(PrepareAnswer::Vote(Vote::Prepared), None),
@@ -37,7 +37,7 @@ fn answer(request: Request) -> Returned {
         };
         ((message.transaction, message.at, message.call), answer)
     });
-    Returned { participant, phase, attempts: attempts.collect(), batches: None }
+    Returned { participant, phase, attempts: attempts.collect(), max_batch: None, batch }
 }
 
 #[test]

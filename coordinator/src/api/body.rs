@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use unanimous_sdk::protocol::{
-    BranchName, MAX_JSON_DEPTH, Problem, ProblemType, TransactionId, canonical_json, json_depth_exceeds,
+    BranchName, MAX_CALL_BYTES, MAX_JSON_DEPTH, Problem, ProblemType, TransactionId, canonical_json, json_depth_exceeds,
 };
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -138,9 +138,25 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     })
 }
 
-/// A payload, with what it is compared by. `field` is where it stood.
-pub(super) fn payload(raw: Option<Box<RawValue>>, field: &str) -> Result<Option<Payload>, Problem> {
+/// Returns a payload, with what it is compared by. `field` is where it stood.
+///
+/// # Errors
+///
+/// 413 if it has more bytes than `max_bytes`: no prepare could carry it. 400 if it is not well-formed.
+pub(super) fn payload(
+    raw: Option<Box<RawValue>>,
+    field: &str,
+    max_bytes: impl FnOnce() -> usize,
+) -> Result<Option<Payload>, Problem> {
     let Some(raw) = raw else { return Ok(None) };
+    let (bytes, max_bytes) = (raw.get().len(), max_bytes());
+    if bytes > max_bytes {
+        let detail = format!(
+            "`{field}`: it has {bytes} bytes; a participant takes bodies of {MAX_CALL_BYTES} bytes, which leave \
+             {max_bytes} for this payload"
+        );
+        return Err(Problem::new(ProblemType::TooLarge, detail));
+    }
     let canonical = canonical_json(raw.get()).ok_or_else(|| {
         malformed(format!("`{field}`: an object in it has a member twice, or a string half a surrogate pair"))
     })?;

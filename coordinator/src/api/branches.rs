@@ -68,6 +68,7 @@ impl BranchBody {
     pub(super) fn at_begin(
         self,
         app: &App,
+        service: &Service,
         at: usize,
     ) -> Result<(Option<BranchName>, ParticipantUrl, Option<Payload>), Problem> {
         if self.vote.is_some() || self.coordinator.is_some() || self.participant_id.is_some() {
@@ -77,11 +78,12 @@ impl BranchBody {
             return Err(malformed(detail));
         }
         app.0.allow.check(&self.participant, &format!("branches[{at}].participant"))?;
-        let payload = body::payload(self.payload, &format!("branches[{at}].payload"))?;
+        let max_bytes = || service.max_payload_bytes(self.branch.as_ref());
+        let payload = body::payload(self.payload, &format!("branches[{at}].payload"), max_bytes)?;
         Ok((self.branch, self.participant, payload))
     }
 
-    fn enlist(self, app: &App) -> Result<Enlist, Problem> {
+    fn enlist(self, app: &App, service: &Service) -> Result<Enlist, Problem> {
         let vote = match (self.vote, self.coordinator, &self.branch) {
             (None, ..) if self.participant_id.is_some() => {
                 return Err(malformed("`participant_id`: it stands beside a `vote` only".to_owned()));
@@ -104,7 +106,8 @@ impl BranchBody {
             }
         };
         app.0.allow.check(&self.participant, "participant")?;
-        let payload = body::payload(self.payload, "payload")?;
+        let max_bytes = || service.max_payload_bytes(self.branch.as_ref());
+        let payload = body::payload(self.payload, "payload", max_bytes)?;
         Ok(Enlist { name: self.branch, participant: self.participant, payload, vote, key: None })
     }
 }
@@ -139,7 +142,7 @@ pub(super) async fn enlist(
     let service = app.service_for_work()?;
     let id = body::transaction_id(&id?)?;
     let (body, key): (BranchBody, _) = body::read(&app, &headers, body, &["coordinator"]).await?;
-    let enlist = Enlist { key, ..body.enlist(&app)? };
+    let enlist = Enlist { key, ..body.enlist(&app, service)? };
     let again = enlist.clone();
     let enlisted = match service.with(|engine, now| engine.enlist(now, id, enlist)) {
         Ok(enlisted) => enlisted,

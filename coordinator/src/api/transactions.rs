@@ -160,7 +160,7 @@ pub(super) async fn begin(State(app): State<App>, headers: HeaderMap, body: Body
     let service = app.service_for_work()?;
     let (body, key): (BeginBody, _) = body::read(&app, &headers, body, &[]).await?;
     let (commit, wanted) = (body.commit.unwrap_or(false), milestone(body.respond));
-    let begin = Begin { key: key.clone(), ..check(&app, body)? };
+    let begin = Begin { key: key.clone(), ..check(&app, service, body)? };
     let traceparent = traceparent(&headers);
     let once = service.once(key.as_ref(), |engine, now| {
         let (view, barrier) = engine.begin(now, begin)?;
@@ -197,7 +197,7 @@ fn asked_wait(headers: &HeaderMap) -> Duration {
 }
 
 /// Holds a begin against the limits.
-fn check(app: &App, body: BeginBody) -> Result<Begin, Problem> {
+fn check(app: &App, service: &Service, body: BeginBody) -> Result<Begin, Problem> {
     let limits = &app.0.limits;
     let timeout_ms = body.timeout_ms.unwrap_or(limits.default_timeout_ms);
     if !(1..=limits.max_timeout_ms).contains(&timeout_ms) {
@@ -223,7 +223,7 @@ fn check(app: &App, body: BeginBody) -> Result<Begin, Problem> {
     }
     let mut branches = Vec::with_capacity(given.len());
     for (at, branch) in given.into_iter().enumerate() {
-        branches.push(branch.at_begin(app, at)?);
+        branches.push(branch.at_begin(app, service, at)?);
     }
     Ok(Begin { timeout: Duration::from_millis(timeout_ms), metadata, branches, key: None })
 }

@@ -16,7 +16,10 @@ use tokio::sync::oneshot;
 use unanimous_sdk::protocol::Coordinator;
 
 use super::null::{Message, name};
-use crate::{transaction::Call, transport::client::Client};
+use crate::{
+    transaction::Call,
+    transport::client::{Client, Post},
+};
 
 const AT_ONCE: usize = 2;
 
@@ -123,7 +126,14 @@ impl Lanes {
         body.extend_from_slice(&self.head);
         body.extend_from_slice(&batch.messages);
         body.extend_from_slice(b"]}");
-        let answer = self.client.post(lane.url.clone(), body, None, MOST_ANSWER_BYTES).await.ok()?;
+        let post = Post {
+            url: &lane.url,
+            body: body.into(),
+            traceparent: None,
+            max_answer_bytes: MOST_ANSWER_BYTES,
+            remaining: None,
+        };
+        let answer = self.client.post(post).await.ok()?;
         if answer.status != 200 {
             return None;
         }

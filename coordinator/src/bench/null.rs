@@ -21,7 +21,11 @@ use super::{
     server::{self, Answer, json},
     single::Single,
 };
-use crate::{engine::Clock, transaction::Call, transport::client::Client};
+use crate::{
+    engine::Clock,
+    transaction::Call,
+    transport::client::{CALL_TIMEOUT, Client},
+};
 
 /// The deadline is as far away as the coordinator's default.
 const DEADLINE_MS: u64 = 30_000;
@@ -81,7 +85,7 @@ pub async fn run(options: options::Null, batching: bool) -> Result<(), String> {
         horizon: TransactionId::from_uuid(Uuid::now_v7()),
     };
     let way = if batching {
-        let client = Client::new().map_err(|error| error.to_string())?;
+        let client = Client::new(CALL_TIMEOUT).map_err(|error| error.to_string())?;
         Way::Together(Arc::new(Lanes::new(client, &coordinator)))
     } else {
         let client = reqwest().map_err(|error| error.to_string())?;

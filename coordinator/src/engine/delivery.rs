@@ -14,16 +14,13 @@ use unanimous_sdk::protocol::{ParticipantUrl, TransactionId, UnixMillis};
 
 use super::{
     Engine, Now, Output, Timer, Witness,
-    lane::{Batches, Down, Task},
+    lane::{Down, Lane, Room, Task},
     timers::TimerKey,
 };
 use crate::{
     transaction::{BranchState, Call, Event, Heard, Phase, State},
-    transport::{Attempt, Message, Offer, Request, Returned},
+    transport::{Attempt, BatchContext, BatchFailure, Message, Request, Returned, max_batch_bytes, max_message_bytes},
 };
-
-/// The most bytes of calls that go out together: a participant takes bodies of a mebibyte.
-const MOST_BATCH_BYTES: usize = 900 * 1024;
 
 const FIRST_PAUSE_MS: u64 = 100;
 const LONGEST_PAUSE_MS: u64 = 30_000;
@@ -93,27 +90,60 @@ impl Engine {
         loop {
             let Some(lane) = self.lanes.get_mut(participant) else { return };
             // Only a probe takes from the lane of a participant that is down.
-            let Some(phase) = lane.ready() else { break };
-            let most = lane.most();
-            let (mut messages, mut bytes) = (vec![], 0);
-            while messages.len() < most && bytes < MOST_BATCH_BYTES {
-                let Some(task) = self.lanes.get_mut(participant).and_then(|lane| lane.take(phase)) else { break };
-                if let Some(message) = self.message(now, task) {
-                    bytes += message.about_bytes();
-                    messages.push(message);
-                }
-            }
-            self.send(participant, phase, messages);
+            let Some(room) = lane.room(now.mono) else { break };
+            let messages = if room.group {
+                let tasks = lane.take_group(room.phase, room.calls);
+                tasks.into_iter().filter_map(|task| self.message(now, task)).collect()
+            } else {
+                self.gather(now, participant, room)
+            };
+            self.send(participant, room.phase, messages);
         }
-        if self.lanes.get(participant).is_some_and(super::lane::Lane::is_idle) {
+        if self.lanes.get(participant).is_some_and(Lane::is_idle) {
             self.lanes.remove(participant);
         }
     }
 
+    /// Takes what waits and fits into one request. Each call is measured before it is taken.
+    fn gather(&mut self, now: Now, participant: &ParticipantUrl, Room { phase, calls, .. }: Room) -> Vec<Message> {
+        let mut messages = vec![];
+        let mut left = max_batch_bytes(&self.url);
+        while messages.len() < calls {
+            let Some(lane) = self.lanes.get_mut(participant) else { break };
+            let Some(task) = lane.peek(phase) else { break };
+            if calls > 1 {
+                if messages.is_empty() {
+                    left = left.min(lane.batches.learned_bytes(now.mono).unwrap_or(left));
+                }
+                let bytes = self.max_bytes(task);
+                // One alone is a single call, and fits.
+                if bytes > left && !messages.is_empty() {
+                    break;
+                }
+                left = left.saturating_sub(bytes);
+            }
+            let _ = self.lanes.get_mut(participant).and_then(|lane| lane.take(phase));
+            messages.extend(self.message(now, task));
+        }
+        messages
+    }
+
+    /// Returns at most how many bytes a call takes in a batch.
+    fn max_bytes(&self, (id, at, call): Task) -> usize {
+        self.live.get(&id).map_or(0, |live| {
+            let branch = &live.transaction.branches[at];
+            let payload = branch.payload.as_deref().filter(|_| call == Call::Prepare);
+            max_message_bytes(&branch.name, payload, live.traceparent.as_deref())
+        })
+    }
+
     fn send(&mut self, participant: &ParticipantUrl, phase: Phase, messages: Vec<Message>) {
         if !messages.is_empty() {
-            self.lanes.entry(participant.clone()).or_default().sent(phase);
-            self.outputs.push(Output::Send(Request { participant: participant.clone(), phase, messages }));
+            let lane = self.lanes.entry(participant.clone()).or_default();
+            lane.sent(phase);
+            let bytes = if messages.len() > 1 { messages.iter().map(Message::max_bytes).sum() } else { 0 };
+            let batch = lane.batches.context(bytes);
+            self.outputs.push(Output::Send(Request { participant: participant.clone(), phase, messages, batch }));
         }
     }
 
@@ -158,19 +188,52 @@ impl Engine {
 
     /// A request has returned, with what came of each of its calls.
     pub fn answered(&mut self, now: Now, returned: Returned) {
-        let Returned { participant, phase, attempts, batches } = returned;
+        let Returned { participant, phase, attempts, max_batch, batch } = returned;
+        let failure = self.learn_of_batches(now, &participant, &attempts, batch, max_batch);
         if let Some(lane) = self.lanes.get_mut(&participant) {
             lane.returned(phase);
-            match batches {
-                Some(Offer::Most(most)) if lane.batches == Batches::Unknown => lane.batches = Batches::Most(most),
-                Some(Offer::Refused) => lane.batches = Batches::Refused,
-                Some(Offer::Most(_)) | None => {}
+        }
+        let mut left = vec![];
+        for (task, attempt) in attempts {
+            let not_taken = matches!(attempt, Attempt::NotTaken(_));
+            self.settle(now, &participant, task, attempt);
+            if not_taken && self.wait_again(task) {
+                left.push(task);
             }
         }
-        for (task, attempt) in attempts {
-            self.settle(now, &participant, task, attempt);
+        if let Some(failure) = failure {
+            self.lanes.entry(participant.clone()).or_default().take_back(phase, failure, left);
         }
         self.pump(now, &participant);
+    }
+
+    /// Learns what an answer says of batches, and returns why it counts for none of its calls, if it was one to a batch.
+    fn learn_of_batches(
+        &mut self,
+        now: Now,
+        participant: &ParticipantUrl,
+        attempts: &[(Task, Attempt)],
+        batch: BatchContext,
+        max_batch: Option<usize>,
+    ) -> Option<BatchFailure> {
+        let failure = attempts.iter().find_map(|(_, attempt)| match attempt {
+            Attempt::NotTaken(failure) => Some(*failure),
+            _ => None,
+        });
+        let Some(Lane { batches, .. }) = self.lanes.get_mut(participant) else { return failure };
+        match failure {
+            Some(BatchFailure::Unsupported) => batches.refused(now.mono, batch),
+            Some(BatchFailure::TooLarge) => batches.too_large(now.mono, batch),
+            Some(BatchFailure::OtherCall) => {}
+            None if attempts.len() > 1 && attempts.iter().any(|(_, attempt)| attempt.is_answer()) => {
+                batches.taken(batch)
+            }
+            None => {}
+        }
+        if let Some(max) = max_batch {
+            batches.offered(max);
+        }
+        failure
     }
 
     fn settle(&mut self, now: Now, participant: &ParticipantUrl, (id, at, call): Task, attempt: Attempt) {
@@ -206,7 +269,8 @@ impl Engine {
             Attempt::Unreachable(why) => (heard(call, at, Heard::Unreachable), Some(why)),
             Attempt::NoAnswer(why) => (heard(call, at, Heard::Error), Some(why)),
             Attempt::Silence(why) => (None, Some(why)),
-            Attempt::NotTaken => return self.wait_again((id, at, call), participant),
+            // It goes out again, at once.
+            Attempt::NotTaken(_) => return,
             Attempt::Stale(epoch, participant_id) => {
                 let witness = Witness { participant: participant.clone(), participant_id };
                 let why = if self.claimed(now, epoch, witness) {
@@ -281,14 +345,14 @@ impl Engine {
         }
     }
 
-    /// A call was in a batch that wasn't taken: it goes out alone, at once.
-    fn wait_again(&mut self, (id, at, call): Task, participant: &ParticipantUrl) {
-        let Some(live) = self.live.get_mut(&id) else { return };
-        let delivery = &mut live.deliveries[at];
-        if delivery.call == Some(call) && delivery.place == Place::UnderWay {
+    /// A call was in a batch whose answer doesn't count: it waits again, without a pause. Returns whether it is still needed.
+    fn wait_again(&mut self, (id, at, call): Task) -> bool {
+        let Some(delivery) = self.live.get_mut(&id).and_then(|live| live.deliveries.get_mut(at)) else { return false };
+        let needed = delivery.call == Some(call) && delivery.place == Place::UnderWay;
+        if needed {
             delivery.place = Place::Waiting;
-            self.lanes.entry(participant.clone()).or_default().wait((id, at, call));
         }
+        needed
     }
 
     /// A call wasn't answered: it is made again later.

@@ -1,15 +1,23 @@
 //! One participant (base URL), as the engine calls it: what is under way, what waits, and whether it can be reached.
 //!
-//! Always true: decisions never wait behind prepares; at most [`MOST_IN_FLIGHT`] requests of each phase are under way, and
-//! [`MOST_BATCHES`] if it takes batches; while no connection can be made, one call at a time is tried. What waits here may have become pointless: whoever takes it
-//! out looks.
+//! While no connection can be made, one call at a time is tried. What waits here may have become pointless: whoever takes
+//! it out looks.
+//!
+//! # Invariants
+//!
+//! - Decisions never wait behind prepares: each phase has its own queue and its own count.
+//! - At most [`MOST_IN_FLIGHT`] requests of each phase are under way, and [`MOST_BATCHES`] while the participant takes
+//!   batches; only what comes from a batch that did not count may go beyond the second.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use unanimous_sdk::protocol::TransactionId;
 
-use super::timers::TimerKey;
-use crate::transaction::{Call, Phase};
+use super::{Instant, batches::Batches, timers::TimerKey};
+use crate::{
+    transaction::{Call, Phase},
+    transport::BatchFailure,
+};
 
 /// The most requests of one phase that are under way to one participant. More calls wait: a participant that hangs must
 /// not cost a connection for every transaction.
@@ -46,16 +54,14 @@ pub(super) struct Down {
     pub(super) probe: Option<TimerKey>,
 }
 
-/// Whether a participant takes several calls in one request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Batches {
-    /// It has said nothing of it.
-    #[default]
-    Unknown,
-    /// It takes at most so many.
-    Most(usize),
-    /// It said so, and then would not.
-    Refused,
+/// A request that may be sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) phase: Phase,
+    /// How many calls it may hold.
+    pub(super) calls: usize,
+    /// Whether it is the next group of calls that go out together and with no others.
+    pub(super) group: bool,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +71,8 @@ pub(super) struct Lane {
     pub(super) batches: Batches,
     in_flight: Both<usize>,
     waiting: Both<VecDeque<Task>>,
+    /// What is left of batches that did not count. The calls of a group go out together and with no others.
+    groups: Both<VecDeque<VecDeque<Task>>>,
     /// Calls that were not answered and wait for their time to be made again.
     pub(super) backing_off: BTreeSet<(TransactionId, usize)>,
 }
@@ -74,32 +82,64 @@ impl Lane {
         self.waiting.of(task.2.phase()).push_back(task);
     }
 
-    /// The phase of which a request may be sent: decisions first.
-    pub(super) fn ready(&mut self) -> Option<Phase> {
-        let most = match self.batches {
-            Batches::Most(_) => MOST_BATCHES,
-            Batches::Unknown | Batches::Refused => MOST_IN_FLIGHT,
-        };
-        let free = [Phase::Two, Phase::One].into_iter();
-        free.filter(|_| self.down.is_none())
-            .find(|phase| *self.in_flight.of(*phase) < most && !self.waiting.of(*phase).is_empty())
+    /// Takes back the calls of a batch that did not count: in halves if it was too large, otherwise one by one.
+    pub(super) fn take_back(&mut self, phase: Phase, failure: BatchFailure, mut tasks: Vec<Task>) {
+        let groups = self.groups.of(phase);
+        match failure {
+            BatchFailure::TooLarge if tasks.len() > 1 => {
+                let second = tasks.split_off(tasks.len().div_ceil(2));
+                groups.extend([tasks, second].map(VecDeque::from));
+            }
+            _ => groups.extend(tasks.into_iter().map(|task| VecDeque::from([task]))),
+        }
     }
 
-    /// How many calls a request may hold.
-    pub(super) fn most(&self) -> usize {
-        match self.batches {
-            Batches::Most(most) => most,
-            Batches::Unknown | Batches::Refused => 1,
+    /// Returns the request that may be sent now: decisions first, and groups before all else of their phase.
+    pub(super) fn room(&mut self, now: Instant) -> Option<Room> {
+        if self.down.is_some() {
+            return None;
         }
+        let most = self.batches.max_calls(now);
+        let places = if most > 1 { MOST_BATCHES } else { MOST_IN_FLIGHT };
+        [Phase::Two, Phase::One].into_iter().find_map(|phase| {
+            let in_flight = *self.in_flight.of(phase);
+            match self.groups.of(phase).front() {
+                Some(group) => {
+                    (in_flight < MOST_IN_FLIGHT).then(|| Room { phase, calls: most.min(group.len()), group: true })
+                }
+                None => {
+                    let free = in_flight < places && !self.waiting.of(phase).is_empty();
+                    free.then_some(Room { phase, calls: most, group: false })
+                }
+            }
+        })
+    }
+
+    /// Takes so many calls of the next group; what is left of it stays a group.
+    pub(super) fn take_group(&mut self, phase: Phase, calls: usize) -> Vec<Task> {
+        let groups = self.groups.of(phase);
+        let Some(group) = groups.front_mut() else { return vec![] };
+        let taken = group.drain(..calls.min(group.len())).collect();
+        if group.is_empty() {
+            groups.pop_front();
+        }
+        taken
+    }
+
+    pub(super) fn peek(&mut self, phase: Phase) -> Option<Task> {
+        self.waiting.of(phase).front().copied()
     }
 
     pub(super) fn take(&mut self, phase: Phase) -> Option<Task> {
         self.waiting.of(phase).pop_front()
     }
 
-    /// The call with which a participant that is down is tried.
+    /// Takes the call with which a participant that is down is tried.
     pub(super) fn take_any(&mut self) -> Option<Task> {
-        self.take(Phase::Two).or_else(|| self.take(Phase::One))
+        [Phase::Two, Phase::One].into_iter().find_map(|phase| {
+            let of_group = self.take_group(phase, 1).pop();
+            of_group.or_else(|| self.take(phase))
+        })
     }
 
     pub(super) fn sent(&mut self, phase: Phase) {
@@ -111,13 +151,71 @@ impl Lane {
         *count = count.saturating_sub(1);
     }
 
-    /// Whether nothing of it is worth keeping.
+    /// Returns whether nothing of it is worth keeping.
     pub(super) fn is_idle(&self) -> bool {
         self.down.is_none()
-            && self.batches == Batches::Unknown
+            && self.batches == Batches::default()
             && self.in_flight.prepares + self.in_flight.decisions == 0
-            && self.waiting.prepares.is_empty()
-            && self.waiting.decisions.is_empty()
+            && [&self.waiting.prepares, &self.waiting.decisions].into_iter().all(VecDeque::is_empty)
+            && [&self.groups.prepares, &self.groups.decisions].into_iter().all(VecDeque::is_empty)
             && self.backing_off.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PHASE: Phase = Phase::Two;
+
+    fn tasks(count: usize) -> Vec<Task> {
+        (0..count).map(|at| (TransactionId::NIL, at, Call::Commit)).collect()
+    }
+
+    /// The sizes of the requests that go out now.
+    fn sizes(lane: &mut Lane) -> Vec<usize> {
+        let mut sizes = vec![];
+        while let Some(Room { phase, calls, group }) = lane.room(0) {
+            let taken = if group { lane.take_group(phase, calls).len() } else { lane.take(phase).into_iter().count() };
+            lane.sent(phase);
+            sizes.push(taken);
+        }
+        sizes
+    }
+
+    #[test]
+    fn too_large_batch_goes_out_in_halves_at_once() {
+        let mut lane = Lane::default();
+        lane.batches.offered(10);
+        lane.sent(PHASE);
+        lane.sent(PHASE);
+        lane.take_back(PHASE, BatchFailure::TooLarge, tasks(5));
+        assert_eq!(sizes(&mut lane), [3, 2], "although as many batches are under way as may be");
+    }
+
+    #[test]
+    fn batch_of_wrong_answers_goes_out_as_single_calls() {
+        let mut lane = Lane::default();
+        lane.batches.offered(10);
+        lane.take_back(PHASE, BatchFailure::OtherCall, tasks(3));
+        assert_eq!(sizes(&mut lane), [1, 1, 1]);
+    }
+
+    #[test]
+    fn group_is_no_larger_than_the_latest_header_allows() {
+        let mut lane = Lane::default();
+        lane.batches.offered(10);
+        lane.take_back(PHASE, BatchFailure::TooLarge, tasks(10));
+        lane.batches.offered(2);
+        assert_eq!(sizes(&mut lane), [2, 2, 1, 2, 2, 1]);
+    }
+
+    #[test]
+    fn lane_is_tried_with_one_call_of_a_group() {
+        let mut lane = Lane::default();
+        lane.take_back(PHASE, BatchFailure::TooLarge, tasks(4));
+        assert_eq!(lane.take_any(), Some((TransactionId::NIL, 0, Call::Commit)));
+        assert!(!lane.is_idle());
+        assert_eq!(lane.take_group(PHASE, 9).len(), 1);
     }
 }

@@ -11,7 +11,7 @@ use unanimous_sdk::protocol::{AbortAnswer, TransactionId};
 use super::{Acknowledgement, Inquiry, Refusal, Refused, Service, View, Witness, acknowledge_finished};
 use crate::{
     transaction::{Call, Event, Log, Lsn, Phase, Step, Transaction},
-    transport::{Attempt, Message, Request},
+    transport::{Attempt, BatchContext, Message, Request},
 };
 
 /// What is under way for finished transactions.
@@ -95,7 +95,7 @@ impl Service {
             traceparent: None,
         };
         let participant = branch.participant.clone();
-        let request = Request { participant: participant.clone(), phase: Phase::Two, messages: vec![message] };
+        let request = Request { participant: participant.clone(), phase: Phase::Two, batch: BatchContext::default(), messages: vec![message] };
         let service = self.clone();
         self.0.runtime.spawn(async move {
             let returned = service.0.transport.call(&request).await;

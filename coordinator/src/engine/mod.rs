@@ -7,6 +7,7 @@
 //! Always true: a transaction is live until its last entry is written; an output that shows a decision is made only when
 //! the decision is durable; events of one transaction are carried out in the order they came.
 
+mod batches;
 mod begin;
 mod branches;
 mod delivery;

@@ -15,7 +15,7 @@ use tokio::{runtime::Handle, sync::Notify};
 use tracing::{error, info, warn};
 use unanimous_sdk::{
     failpoint,
-    protocol::{Coordinator, Epoch, Outcome, ParticipantUrl, TransactionId, UnixMillis},
+    protocol::{BranchName, Coordinator, Epoch, Outcome, ParticipantUrl, TransactionId, UnixMillis},
 };
 
 use super::{Ended, Engine, Inquiry, Now, Output, Refused, Seldom, Superseded, Told, View, late::Late, suspect::ROW};
@@ -200,6 +200,12 @@ impl Service {
         });
         self.0.metrics.inquired(answer.as_ref().map(|(outcome, presumed, _)| (*outcome, *presumed)));
         answer
+    }
+
+    /// Returns how long the payload of a branch may be so that it surely fits into a prepare. None as name: it is not
+    /// known yet.
+    pub fn max_payload_bytes(&self, branch: Option<&BranchName>) -> usize {
+        self.0.transport.max_payload_bytes(branch)
     }
 
     /// What it counts.

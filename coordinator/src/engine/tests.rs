@@ -1,5 +1,6 @@
 //! The engine on a log in memory that can lose its power, and a network of which the test decides what arrives.
 
+mod batches;
 mod disk_full;
 mod give_up;
 mod ownership;
@@ -17,7 +18,7 @@ use super::{Begin, Engine, Inquiry, Limits, Milestone, NewKey, Now, Output, Refu
 use crate::{
     journal::{Journal, Memory, Recovered, memory::Loss},
     transaction::{Barrier, Call, KeyedCall, Reason, ReasonCode, State},
-    transport::{Attempt, Message, Offer, Request, Returned},
+    transport::{Attempt, BatchContext, Message, Request, Returned},
 };
 
 const DAY: u64 = 1_770_000_000_000;
@@ -30,7 +31,7 @@ struct World {
     calls: Vec<(ParticipantUrl, Message)>,
     batches: Vec<Request>,
     /// What participants say of batches with each answer.
-    offer: Option<Offer>,
+    offer: Option<usize>,
     /// It is to be found out whose the log is.
     confirming: bool,
     /// Branches that were answered after their transaction had finished.
@@ -145,14 +146,15 @@ impl World {
     }
 
     fn answer(&mut self, participant: ParticipantUrl, message: &Message, attempt: &Attempt) {
-        let request = Request { participant, phase: message.call.phase(), messages: vec![message.clone()] };
+        let batch = BatchContext::default();
+        let request = Request { participant, phase: message.call.phase(), messages: vec![message.clone()], batch };
         self.answer_request(request, |_| attempt.clone());
     }
 
     fn answer_request(&mut self, request: Request, answer: impl Fn(&Message) -> Attempt) {
         let attempts = request.messages.iter().map(|m| ((m.transaction, m.at, m.call), answer(m))).collect();
-        let Request { participant, phase, .. } = request;
-        self.engine.answered(self.now, Returned { participant, phase, attempts, batches: self.offer });
+        let Request { participant, phase, batch, .. } = request;
+        self.engine.answered(self.now, Returned { participant, phase, attempts, max_batch: self.offer, batch });
         self.carry_out();
     }
 
@@ -574,78 +576,6 @@ fn a_repeated_enlistment_under_its_key_is_the_same_branch() {
     assert!(matches!(enlist("k", 2).unwrap_err().why, Refusal::KeyReused));
     assert_ne!(enlist("other", 1).unwrap().name, first.name);
     assert_eq!(world.view(id).branches(), 3);
-}
-
-/// A world whose participant "a" has offered to take batches of at most four.
-fn with_batches() -> World {
-    let mut world = World::new();
-    world.offer = Some(Offer::Most(4));
-    let id = world.begin(&["a"]);
-    drop(world.commit(id));
-    world.answer_all(yes);
-    world.log();
-    world.answer_all(yes);
-    world.log();
-    world
-}
-
-#[test]
-fn what_waits_for_a_participant_goes_out_together_once_it_has_offered_it() {
-    let mut world = with_batches();
-    let ids: Vec<_> = (0..9).map(|_| world.begin(&["a"])).collect();
-    for id in &ids {
-        drop(world.commit(*id));
-    }
-    assert_eq!((world.calls.len(), world.batches.len()), (2, 0), "two requests are under way, the rest waits");
-    world.answer_all(yes);
-    let sizes: Vec<_> = world.batches.iter().map(|request| request.messages.len()).collect();
-    assert_eq!(sizes, [4, 3], "as many as it takes, at most");
-    for request in std::mem::take(&mut world.batches) {
-        world.answer_request(request, yes);
-    }
-    world.log();
-    assert!(ids.iter().all(|id| world.view(*id).decision() == Some(Decision::Commit)));
-}
-
-#[test]
-fn one_call_s_failure_in_a_batch_is_its_own() {
-    let mut world = with_batches();
-    let ids: Vec<_> = (0..4).map(|_| world.begin(&["a"])).collect();
-    for id in &ids {
-        drop(world.commit(*id));
-    }
-    world.answer_all(yes);
-    let request = world.batches.pop().unwrap();
-    let (refused, lost) = (request.messages[0].transaction, request.messages[1].transaction);
-    world.answer_request(request, |message| match message.transaction {
-        id if id == refused => Attempt::Prepare(PrepareAnswer::Refused { reason: None }, None),
-        id if id == lost => Attempt::NoAnswer("500".into()),
-        _ => yes(message),
-    });
-    world.log();
-    let decisions: Vec<_> = ids.iter().map(|id| world.view(*id).decision()).collect();
-    assert_eq!(decisions.iter().filter(|d| **d == Some(Decision::Commit)).count(), 2);
-    assert_eq!(world.view(refused).decision(), Some(Decision::Abort));
-    assert_eq!(world.view(lost).decision(), None, "it is asked again");
-}
-
-#[test]
-fn a_participant_that_takes_no_batch_after_all_gets_single_calls_at_once() {
-    let mut world = with_batches();
-    let ids: Vec<_> = (0..6).map(|_| world.begin(&["a"])).collect();
-    for id in &ids {
-        drop(world.commit(*id));
-    }
-    world.answer_all(yes);
-    let request = world.batches.pop().unwrap();
-    world.offer = Some(Offer::Refused);
-    world.answer_request(request, |_| Attempt::NotTaken);
-    assert_eq!((world.calls.len(), world.batches.len()), (4, 0));
-    world.offer = Some(Offer::Most(4));
-    world.answer_all(yes);
-    world.log();
-    assert!(world.batches.is_empty(), "not again, whatever it says");
-    assert!(ids.iter().all(|id| world.view(*id).decision() == Some(Decision::Commit)));
 }
 
 #[test]

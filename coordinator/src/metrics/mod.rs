@@ -180,7 +180,7 @@ impl Metrics {
             Attempt::NoAnswer(_) => ("no_answer", false),
             Attempt::Unreachable(_) => ("unreachable", false),
             Attempt::Silence(_) => ("silence", false),
-            Attempt::NotTaken => ("not_taken", false),
+            Attempt::NotTaken(_) => ("not_taken", false),
             Attempt::Stale(..) => ("stale_epoch", false),
         };
         let call = name::of_call(message.call);

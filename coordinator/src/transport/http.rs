@@ -2,7 +2,7 @@
 //!
 //! Always true: in a batch each call's answer counts for itself; another number of answers is none at all.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -13,10 +13,11 @@ use unanimous_sdk::protocol::{
 };
 
 use super::{
-    Attempt, Message, Offer, Request, Returned,
-    client::{Client, Response},
+    Attempt, BatchFailure, Message, Request, Returned,
+    client::{self, Client, Post, Response},
+    size::{max_envelope_bytes, max_payload_bytes},
 };
-use crate::transaction::Call;
+use crate::transaction::{Call, Phase};
 
 /// What the answers in a batch are.
 const JSON: Option<&str> = Some("application/json");
@@ -24,9 +25,9 @@ const JSON: Option<&str> = Some("application/json");
 /// Makes calls. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Http {
-    client: Client,
+    pub(super) client: Client,
     /// Who calls; the horizon comes with each message.
-    coordinator: Coordinator,
+    pub(super) coordinator: Coordinator,
 }
 
 #[derive(Serialize)]
@@ -47,15 +48,26 @@ struct Single<'a> {
 impl Http {
     /// Calls as this coordinator.
     pub fn new(coordinator: Coordinator) -> Result<Self, super::Error> {
-        Ok(Self { client: Client::new()?, coordinator })
+        Self::with_call_timeout(coordinator, client::CALL_TIMEOUT)
+    }
+
+    /// Calls as this coordinator. A try of a call ends after the time limit.
+    pub fn with_call_timeout(coordinator: Coordinator, limit: Duration) -> Result<Self, super::Error> {
+        Ok(Self { client: Client::new(limit)?, coordinator })
+    }
+
+    /// Returns how long the payload of a branch may be so that it surely fits into a prepare. None as name: it is not
+    /// known yet.
+    pub fn max_payload_bytes(&self, branch: Option<&BranchName>) -> usize {
+        max_payload_bytes(&self.coordinator.url, branch)
     }
 
     /// Makes the calls of a request.
     pub async fn call(&self, request: &Request) -> Returned {
-        let (attempts, batches) = match &request.messages[..] {
+        let (attempts, max_batch) = match &request.messages[..] {
             [message] => {
-                let (attempt, offer) = self.single(request, message).await;
-                (vec![attempt], offer)
+                let (attempt, max_batch) = self.single(request, message).await;
+                (vec![attempt], max_batch)
             }
             messages => self.batch(request, messages).await,
         };
@@ -64,7 +76,8 @@ impl Http {
             participant: request.participant.clone(),
             phase: request.phase,
             attempts: tasks.zip(attempts).collect(),
-            batches,
+            max_batch,
+            batch: request.batch,
         }
     }
 
@@ -72,11 +85,10 @@ impl Http {
         Coordinator { horizon, ..self.coordinator.clone() }
     }
 
-    async fn single(&self, request: &Request, message: &Message) -> (Attempt, Option<Offer>) {
-        let coordinator = self.coordinator(message.horizon);
+    pub(super) fn single_body(&self, message: &Message) -> serde_json::Result<Vec<u8>> {
         let prepare = message.call == Call::Prepare;
         let body = Single {
-            coordinator: &coordinator,
+            coordinator: &self.coordinator(message.horizon),
             transaction: message.transaction,
             branch: &message.branch,
             participant_id: message.participant_id,
@@ -84,43 +96,72 @@ impl Http {
             deadline: prepare.then_some(message.deadline),
             remaining_ms: prepare.then_some(message.remaining_ms),
         };
+        self.text(&body, std::slice::from_ref(message))
+    }
+
+    /// Returns the body of a batch. Its horizon must be above none of its transactions, so it is the lowest of its
+    /// messages.
+    pub(super) fn batch_body(&self, messages: &[Message]) -> serde_json::Result<Vec<u8>> {
+        let horizon = messages.iter().map(|message| message.horizon).min().unwrap_or(TransactionId::NIL);
+        let coordinator = self.coordinator(horizon);
+        self.text(&BatchRequest { coordinator, messages: messages.iter().map(in_batch).collect() }, messages)
+    }
+
+    /// Writes a body into a buffer in which it surely fits.
+    fn text(&self, body: &impl Serialize, messages: &[Message]) -> serde_json::Result<Vec<u8>> {
+        let room = messages.iter().map(Message::max_bytes).sum::<usize>() + max_envelope_bytes(&self.coordinator.url);
+        let mut text = Vec::with_capacity(room);
+        serde_json::to_writer(&mut text, body)?;
+        Ok(text)
+    }
+
+    async fn single(&self, request: &Request, message: &Message) -> (Attempt, Option<usize>) {
         let traceparent = message.traceparent.as_deref();
-        match self.post(request, name(message.call), &body, traceparent, MAX_ANSWER_BYTES).await {
+        let body = self.single_body(message);
+        match self.post(request, name(message.call), body, traceparent, MAX_ANSWER_BYTES).await {
             Err(attempt) => (attempt, None),
             Ok(response) => {
-                let Response { status, content_type, offer, body } = response;
-                let attempt = self.read(message, status, content_type.as_deref(), &body);
-                (attempt.unwrap_or_else(|OtherCall| other_call(message)), offer)
+                let Response { status, content_type, max_batch, body, lease } = response;
+                match self.read(message, status, content_type.as_deref(), &body) {
+                    Ok(attempt) => (attempt, max_batch),
+                    Err(OtherCall) => {
+                        lease.close();
+                        (Attempt::NoAnswer(format!("an answer that names another call than {}", of(message))), None)
+                    }
+                }
             }
         }
     }
 
-    async fn batch(&self, request: &Request, messages: &[Message]) -> (Vec<Attempt>, Option<Offer>) {
+    async fn batch(&self, request: &Request, messages: &[Message]) -> (Vec<Attempt>, Option<usize>) {
         let all = |attempt: Attempt| vec![attempt; messages.len()];
-        let horizon = messages.iter().map(|message| message.horizon).max().unwrap_or(TransactionId::NIL);
-        let coordinator = self.coordinator(horizon);
-        let body = BatchRequest { coordinator, messages: messages.iter().map(in_batch).collect() };
-        let response = match self.post(request, "batch", &body, None, MAX_BATCH_ANSWER_BYTES).await {
+        let body = self.batch_body(messages);
+        let response = match self.post(request, "batch", body, None, MAX_BATCH_ANSWER_BYTES).await {
             Ok(response) => response,
             Err(attempt) => return (all(attempt), None),
         };
-        let Response { status, content_type, offer, body } = response;
+        let Response { status, content_type, max_batch, body, lease } = response;
         if let Some((epoch, origin)) = self.stale(status, content_type.as_deref(), &body) {
-            return (all(Attempt::Stale(epoch, origin.participant_id)), offer);
+            return (all(Attempt::Stale(epoch, origin.participant_id)), max_batch);
         }
-        if let 404 | 405 | 415 | 501 = status {
-            return (all(Attempt::NotTaken), Some(Offer::Refused));
+        match status {
+            404 | 405 | 415 | 501 => return (all(Attempt::NotTaken(BatchFailure::Unsupported)), None),
+            413 => return (all(Attempt::NotTaken(BatchFailure::TooLarge)), max_batch),
+            _ => {}
         }
         let Some(answers) = BatchAnswers::parse(status, content_type.as_deref(), &body, messages.len()) else {
-            return (all(Attempt::NoAnswer(describe(status, content_type.as_deref(), &body))), offer);
+            return (all(Attempt::NoAnswer(describe(status, content_type.as_deref(), &body))), max_batch);
         };
         let attempts = messages.iter().zip(answers).map(|(message, answer)| match answer {
             Some(answer) => self.read(message, answer.status, JSON, answer.body.get().as_bytes()),
             None => Ok(Attempt::NoAnswer("its answer in the batch isn't one: it needs a status and a body".to_owned())),
         });
         match attempts.collect() {
-            Ok(attempts) => (attempts, offer),
-            Err(OtherCall) => (messages.iter().map(other_call).collect(), None),
+            Ok(attempts) => (attempts, max_batch),
+            Err(OtherCall) => {
+                lease.close();
+                (all(Attempt::NotTaken(BatchFailure::OtherCall)), None)
+            }
         }
     }
 
@@ -128,14 +169,21 @@ impl Http {
         &self,
         request: &Request,
         name: &str,
-        body: &impl Serialize,
+        body: serde_json::Result<Vec<u8>>,
         traceparent: Option<&str>,
         most: usize,
     ) -> Result<Response, Attempt> {
-        let mut text = Vec::with_capacity(request.messages.iter().map(Message::about_bytes).sum::<usize>() + 256);
-        let written = serde_json::to_writer(&mut text, body);
-        written.map_err(|error| Attempt::NoAnswer(format!("the call could not be written: {error}")))?;
-        self.client.post(format!("{}/{name}", request.participant), text, traceparent, most).await
+        let body = body.map_err(|error| Attempt::NoAnswer(format!("the call could not be written: {error}")))?;
+        // A prepare is worth nothing after the deadline, that of the last transaction in a batch.
+        let remaining = request.messages.iter().map(|message| message.remaining_ms).max().map(Duration::from_millis);
+        let call = Post {
+            url: &format!("{}/{name}", request.participant),
+            body: body.into(),
+            traceparent,
+            max_answer_bytes: most,
+            remaining: remaining.filter(|_| request.phase == Phase::One),
+        };
+        self.client.post(call).await
     }
 
     /// Returns what an answer says; one that doesn't count says nothing.
@@ -202,8 +250,9 @@ fn from_origin<A>(
     Ok(Some(attempt(answer, participant_id)))
 }
 
-fn other_call(message: &Message) -> Attempt {
-    Attempt::NoAnswer(format!("{} got the answer to another transaction or branch", name(message.call)))
+/// Names a call, for people.
+fn of(message: &Message) -> String {
+    format!("{} of branch {}/{}", name(message.call), message.transaction, message.branch)
 }
 
 fn in_batch(message: &Message) -> BatchMessage<'_> {

@@ -4,7 +4,12 @@
 //! for one that has not.
 
 pub(crate) mod client;
+mod connection;
 mod http;
+mod pool;
+mod size;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -14,6 +19,7 @@ use unanimous_sdk::protocol::{
     UnixMillis,
 };
 
+pub(crate) use self::size::{max_batch_bytes, max_message_bytes};
 pub use self::{client::Error, http::Http};
 use crate::transaction::{Call, Phase};
 
@@ -36,9 +42,9 @@ pub struct Message {
 }
 
 impl Message {
-    /// About what it takes in a request.
-    pub fn about_bytes(&self) -> usize {
-        400 + self.payload.as_ref().map_or(0, |payload| payload.get().len())
+    /// Returns at most how many bytes it takes in a batch, without what surrounds all of its messages.
+    pub fn max_bytes(&self) -> usize {
+        max_message_bytes(&self.branch, self.payload.as_deref(), self.traceparent.as_deref())
     }
 }
 
@@ -49,6 +55,17 @@ pub struct Request {
     pub participant: ParticipantUrl,
     pub phase: Phase,
     pub messages: Vec<Message>,
+    /// Comes back with the answer.
+    pub batch: BatchContext,
+}
+
+/// What the engine has to know of a batch when it returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchContext {
+    /// At most so many bytes its messages take.
+    pub bytes: usize,
+    /// How often batches to this participant had been started again when it was sent.
+    pub generation: u32,
 }
 
 /// What came of a call.
@@ -71,19 +88,28 @@ pub enum Attempt {
     NoAnswer(String),
     /// Nothing came in time.
     Silence(String),
-    /// It was in a batch, and the participant takes none: nothing of it was carried out.
-    NotTaken,
+    /// It was in a batch whose answer counts for none of its calls.
+    NotTaken(BatchFailure),
     /// The participant knows this higher epoch of this coordinator; its store, if it says so.
     Stale(Epoch, Option<ParticipantId>),
 }
 
-/// What a participant says of batches.
+/// Why the answer to a batch counts for none of its calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offer {
-    /// It takes at most so many calls in one.
-    Most(usize),
-    /// It was sent one, and takes none.
-    Refused,
+pub enum BatchFailure {
+    /// 404, 405, 415 or 501: there are no batches at this URL.
+    Unsupported,
+    /// 413: the body is too large for the participant, or for what stands in front of it.
+    TooLarge,
+    /// An answer in it names another call than its own.
+    OtherCall,
+}
+
+impl Attempt {
+    /// Returns whether it is an answer that counts.
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Prepare(..) | Self::Commit(..) | Self::Abort(..))
+    }
 }
 
 /// A request that has returned.
@@ -94,5 +120,7 @@ pub struct Returned {
     pub phase: Phase,
     /// What came of each call: its transaction, the branch's place, what it was, and what was answered.
     pub attempts: Vec<((TransactionId, usize, Call), Attempt)>,
-    pub batches: Option<Offer>,
+    /// How many calls the participant takes in one request, if the answer's header says so and counts.
+    pub max_batch: Option<usize>,
+    pub batch: BatchContext,
 }

@@ -1,7 +1,7 @@
 //! Messages on their way: handed over, lost, doubled, answered.
 
 use rand::RngExt;
-use unanimous_coordinator::transport::{Attempt, Message, Offer, Request, Returned};
+use unanimous_coordinator::transport::{Attempt, Message, Request, Returned};
 use unanimous_sdk::protocol::{Coordinator, Vote};
 
 use super::{World, node_of};
@@ -79,10 +79,10 @@ impl World {
         }
         let tasks = flight.request.messages.iter().map(|m| (m.transaction, m.at, m.call));
         let answers = flight.answers.into_iter().map(|answer| answer.unwrap_or(Attempt::Silence("silence".into())));
-        let batches = self.chance(30).then_some(Offer::Most(5));
-        let Request { participant, phase, .. } = flight.request;
+        let max_batch = self.chance(30).then_some(5);
+        let Request { participant, phase, batch, .. } = flight.request;
         let attempts = tasks.zip(answers).collect();
-        self.engine.answered(self.now, Returned { participant, phase, attempts, batches });
+        self.engine.answered(self.now, Returned { participant, phase, attempts, max_batch, batch });
     }
 
     pub(super) fn any_flight(&mut self) -> Option<usize> {
