@@ -5,7 +5,8 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, OnceLock, Weak},
+    sync::{Arc, OnceLock, Weak, mpsc},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -24,7 +25,7 @@ use crate::{
     },
     config::Serve,
     engine::{Clock, Engine, Limits, Service},
-    journal::{self, Journal, RocksDb, rocks, space},
+    journal::{self, Journal, Opening, RocksDb, rocks, space},
     metrics::Metrics,
     transport::Http,
 };
@@ -34,6 +35,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// How long the log may take to become whole on disk after that.
 const CLOSE_LOG: Duration = Duration::from_secs(20);
+
+/// How long a process that must end may take to say why.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How often the histograms are summed up.
 const SUM_UP: Duration = Duration::from_secs(5);
@@ -96,10 +100,19 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
     info!(%address, data_dir = %config.data_dir.display(), "loading the log");
 
     let reading = tokio::task::spawn_blocking({
-        let (dir, now) = (config.data_dir.clone(), clock.now().wall);
-        move || rocks::verified(&dir, now, || rand::rng().random())
+        let dir = config.data_dir.clone();
+        let Serve { moved, accept_clock, .. } = config;
+        let opening = Opening { now: clock.now().wall, moved, accept_clock };
+        move || rocks::verified(&dir, opening, || rand::rng().random())
     });
     let (verified, recovered) = reading.await.map_err(Error::Opening)??;
+    if config.moved {
+        warn!(
+            data_dir = %config.data_dir.display(),
+            "--moved: this place of the data folder is recorded as its own; this assumes that the folder was moved after its \
+             clean stop, and that neither its original nor another copy of it ever runs again; start without --moved from now on"
+        );
+    }
     let unfinished = recovered.live.len();
     // All that was recovered is got ready while the log is opened; nothing of it is carried out before that is done.
     let opening = tokio::task::spawn_blocking({
@@ -128,12 +141,12 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
             }
         }
     };
-    let on_fatal = |error| {
-        error!(%error, "the log can't be written any more, so the process ends: what it has told is in the log");
-        eprintln!(
-            "unanimous: the log can't be written any more, so the process ends ({error}): what it has told is in the log"
-        );
-        std::process::abort();
+    let on_fatal = {
+        let app = app.clone();
+        move |error| {
+            app.end();
+            abort_saying(error);
+        }
     };
     let journal = Arc::new(opened.keeping(config.retain).start(Box::new(on_progress), Box::new(on_fatal))?);
     let log: Arc<dyn Journal> = Arc::<RocksDb>::clone(&journal);
@@ -182,6 +195,22 @@ impl Running {
         info!(unfinished, "ended; what is unfinished is left to the next start");
         Ok(())
     }
+}
+
+/// Ends the process, and says why; but whoever doesn't read what it says holds it up no longer than [`LAST_WORDS`].
+fn abort_saying(error: journal::Error) {
+    let (said, wait) = mpsc::channel();
+    let saying = thread::Builder::new().name("last-words".to_owned()).spawn(move || {
+        error!(%error, "the log can't be used any more, so the process ends");
+        eprintln!("unanimous: the log can't be used any more, so the process ends: {error}");
+        // The line above is written by a thread of its own.
+        thread::sleep(Duration::from_millis(50));
+        let _ = said.send(());
+    });
+    if saying.is_ok() {
+        let _ = wait.recv_timeout(LAST_WORDS);
+    }
+    std::process::abort();
 }
 
 /// Refuses new work while the disk is full.

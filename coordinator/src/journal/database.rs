@@ -82,6 +82,11 @@ impl Database {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(super) fn flush(&self) {
+        self.db.flush_cf(self.table(Table::Meta).unwrap()).unwrap();
+    }
+
     /// Writes one batch; with `sync`, the disk has it, and all before it, when this returns.
     pub(super) fn write(&self, changes: &[Change], sync: bool) -> Result<(), Error> {
         let mut batch = WriteBatch::default();

@@ -89,6 +89,13 @@ impl Ledger {
         Ok(())
     }
 
+    /// The last record of a clean stop: nothing follows it until the log is opened again.
+    pub(super) fn close(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
+        self.checkpoint(changes)?;
+        changes.push(Change::Put(Table::Meta, encoding::CLOSED.to_vec(), encode(&self.tip.number)?));
+        Ok(())
+    }
+
     fn record(
         &mut self,
         id: TransactionId,

@@ -209,6 +209,10 @@ impl Journal for Memory {
         index::find(&kernel, find, each)
     }
 
+    fn confirm_ownership(&self) -> Result<(), Error> {
+        if self.lock().ended { Err(Error::Ended) } else { Ok(()) }
+    }
+
     fn close(&self) -> Result<(), Error> {
         let mut state = self.lock();
         if state.ended {
@@ -216,7 +220,7 @@ impl Journal for Memory {
         }
         state.write(usize::MAX)?;
         let mut changes = Vec::new();
-        state.ledger.checkpoint(&mut changes)?;
+        state.ledger.close(&mut changes)?;
         state.kernel.change(changes.iter().cloned());
         state.unsynced.push(changes);
         state.sync();

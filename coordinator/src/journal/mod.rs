@@ -19,11 +19,14 @@ mod database;
 mod encoding;
 mod error;
 mod folder;
+mod guard;
 mod index;
 mod ledger;
 mod live;
 mod mark;
 pub mod memory;
+mod opening;
+mod place;
 mod reading;
 mod recovery;
 mod retention;
@@ -41,6 +44,7 @@ pub use self::{
     error::Error,
     index::{Find, Tag},
     memory::Memory,
+    opening::Opening,
     reading::reads_as_written,
     rocks::RocksDb,
     writer::Stats,
@@ -144,6 +148,10 @@ pub trait Journal: Send + Sync + 'static {
         find: &Find,
         each: &mut dyn FnMut(TransactionId, Transaction) -> bool,
     ) -> Result<Option<TransactionId>, Error>;
+
+    /// Fails unless the log is still this process's own: it holds the lock, the files are those that it has open, and how far
+    /// the log must reach stands there as this process wrote it last. Needs no network, and may wait for the disk.
+    fn confirm_ownership(&self) -> Result<(), Error>;
 
     /// Makes everything durable, writes a checkpoint and ends. Nothing may be appended afterwards.
     fn close(&self) -> Result<(), Error>;

@@ -46,6 +46,10 @@ pub(super) struct Found {
     epochs: BTreeSet<Epoch>,
     superseded: Option<Epoch>,
     retained: UnixMillis,
+    /// The folder's place was recorded.
+    pub(super) placed: bool,
+    /// The log ends with the record of a clean stop.
+    pub(super) closed: bool,
     pub(super) live: Vec<(TransactionId, Transaction)>,
 }
 
@@ -87,6 +91,8 @@ pub(super) fn read(
         epochs: epochs(tables)?,
         superseded: meta(tables, encoding::SUPERSEDED)?,
         retained: meta(tables, encoding::RETAINED)?.unwrap_or_default(),
+        placed: meta::<()>(tables, encoding::PLACED)?.is_some(),
+        closed: meta(tables, encoding::CLOSED)? == Some(tip.number),
         live: live::read(tables)?,
     })
 }

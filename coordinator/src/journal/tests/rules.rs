@@ -242,3 +242,38 @@ pub fn change(dir: &std::path::Path, changes: impl FnOnce(&Database) -> Vec<Chan
     let changes = changes(&database);
     database.write(&changes, true).unwrap();
 }
+
+#[test]
+fn ownership_is_confirmed_until_the_mark_is_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let (told, fatal) = mpsc::channel();
+    let (opened, _) = rocks::open(dir.path(), NOW, rand::random).unwrap();
+    let log = opened.start(Box::new(|_| ()), Box::new(move |error| told.send(error).unwrap())).unwrap();
+    log.confirm_ownership().unwrap();
+    let path = dir.path().join("log/MARK");
+    let mark = std::fs::read(&path).unwrap();
+    let mut other = mark.clone();
+    other[30] ^= 1;
+    std::fs::write(&path, other).unwrap();
+    assert!(matches!(log.confirm_ownership(), Err(Error::ChangedOutside { .. } | Error::Ended)));
+    assert!(matches!(fatal.recv().unwrap(), Error::ChangedOutside { .. }));
+}
+
+#[test]
+fn log_stays_whole_while_its_database_begins_new_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    let entries = story(60);
+    for (at, batch) in entries.chunks(7).enumerate() {
+        log.append(at * 7 + 1, batch);
+        log.wait_written(at * 7 + batch.len());
+        log.journal.retain(std::time::Duration::from_hours(1), NOW, |_| ()).unwrap();
+        // What is in memory goes to tables, and a new file is begun.
+        log.journal.begin_new_file();
+        log.journal.confirm_ownership().unwrap();
+    }
+    log.journal.close().unwrap();
+    drop(log);
+    let log = Log::open(dir.path()).unwrap();
+    assert_eq!(log.view(entries.len()).unwrap(), View::of_entries(&entries));
+}

@@ -227,8 +227,14 @@ pub fn files(dir: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
     all
 }
 
-/// Copies a folder into an empty one.
+/// Copies a folder into an empty one, which stands for the original from now on: it isn't recognised as a copy.
 pub fn copy(from: &Path, to: &Path) {
+    copy_as_is(from, to);
+    rocks::adopt(to).unwrap();
+}
+
+/// Copies a folder into an empty one.
+pub fn copy_as_is(from: &Path, to: &Path) {
     for (path, content) in files(from) {
         let to = to.join(path.strip_prefix(from).unwrap());
         if path.is_dir() {
