@@ -24,8 +24,8 @@ use crate::{
         server::{Server, most_connections},
     },
     config::Serve,
-    engine::{Clock, Engine, Limits, Service},
-    journal::{self, Journal, Opening, RocksDb, rocks, space},
+    engine::{Clock, Engine, Limits, Now, Service},
+    journal::{self, Journal, Opening, Plausibility, Reading, RocksDb, rocks, space},
     metrics::Metrics,
     transport::Http,
 };
@@ -75,6 +75,8 @@ pub struct Running {
     service: Service,
     journal: Arc<RocksDb>,
     server: Server,
+    keep: Duration,
+    clock: Clock,
     /// What goes on beside the requests, until the end.
     tasks: Vec<JoinHandle<()>>,
 }
@@ -106,6 +108,13 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
         move || rocks::verified(&dir, opening, || rand::rng().random())
     });
     let (verified, recovered) = reading.await.map_err(Error::Opening)??;
+    if config.accept_clock {
+        warn!(
+            wall = %clock.now().wall,
+            "--accept-clock: the wall clock is taken to be right, however far it has jumped; ids and epochs follow it, and what it \
+             makes old is dropped; start without --accept-clock from now on"
+        );
+    }
     if config.moved {
         warn!(
             data_dir = %config.data_dir.display(),
@@ -148,7 +157,7 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
             abort_saying(error);
         }
     };
-    let journal = Arc::new(opened.keeping(config.retain).start(Box::new(on_progress), Box::new(on_fatal))?);
+    let journal = Arc::new(opened.start(Box::new(on_progress), Box::new(on_fatal))?);
     let log: Arc<dyn Journal> = Arc::<RocksDb>::clone(&journal);
     let service = Service::new(engine, log, Http::new(coordinator.clone())?, clock, metrics);
     // Before anything is appended: no progress may be missed.
@@ -166,7 +175,7 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
         id = %coordinator.id, epoch = %coordinator.epoch, url = coordinator.url, unfinished,
         ms = began.elapsed().as_millis(), "ready"
     );
-    Ok(Running { address, app, service, journal, server, tasks })
+    Ok(Running { address, app, service, journal, server, keep: config.retain, clock, tasks })
 }
 
 impl Running {
@@ -187,7 +196,11 @@ impl Running {
         self.service.end();
         let unfinished = self.service.with(|engine, _| engine.live());
         let journal = self.journal;
-        let closing = tokio::task::spawn_blocking(move || journal.close());
+        let (keep, Now { mono, wall }) = (self.keep, self.clock.now());
+        let closing = tokio::task::spawn_blocking(move || {
+            let noted = journal.note_time(keep, Reading { mono, wall });
+            journal.close().and(noted)
+        });
         match tokio::time::timeout(CLOSE_LOG, closing).await {
             Ok(closed) => closed.map_err(Error::Opening)??,
             Err(_) => return Err(Error::Hangs),
@@ -227,15 +240,34 @@ async fn watch_room(service: Service, mut room: space::Watch) {
     }
 }
 
-/// Drops what finished longer ago than is kept, again and again.
+/// Keeps the log's time, and drops what finished longer ago than is kept, again and again.
 async fn forget(service: Service, journal: Arc<RocksDb>, keep: Duration, clock: Clock) {
-    let pause = (keep / 10).clamp(Duration::from_secs(1), Duration::from_hours(1));
+    let pause = (keep / 10).clamp(Duration::from_secs(1), Duration::from_mins(1));
+    let mut plausible = true;
     loop {
         let (journal, engine) = (Arc::clone(&journal), service.clone());
         // Whoever asks for what goes must hear that it may have been there.
-        let before = move |since| engine.with(|engine, _| engine.retained(since));
-        match tokio::task::spawn_blocking(move || journal.retain(keep, clock.now().wall, before)).await {
-            Ok(Ok(())) => {}
+        let before = move |since, forgotten| engine.with(|engine, _| engine.retained(since, forgotten));
+        let looking = tokio::task::spawn_blocking(move || {
+            let Now { mono, wall } = clock.now();
+            journal.retain(keep, Reading { mono, wall }, before)
+        });
+        match looking.await {
+            Ok(Ok(found)) => {
+                let now = found == Plausibility::Plausible;
+                service.metrics().clock_is_plausible(now);
+                match (plausible, now) {
+                    (true, false) => warn!(
+                        wall = %clock.now().wall, how = ?found,
+                        "the wall clock has jumped by more than finished transactions are kept, so it isn't believed: nothing is \
+                         dropped but what has been there for so long of running; set the clock right, or, if it is right, \
+                         start once with --accept-clock"
+                    ),
+                    (false, true) => info!("the wall clock is plausible again"),
+                    (true, true) | (false, false) => {}
+                }
+                plausible = now;
+            }
             Ok(Err(error)) => {
                 error!(%error, "what finished long ago could not be dropped from the log; it is tried again");
             }

@@ -62,9 +62,13 @@ pub(super) async fn inquire(
         branch: asked.branch.as_deref().map(body::branch_name).transpose()?,
     };
     match service.inquire(&inquiry) {
-        Ok((decision, presumed, coordinator)) => {
-            Ok(Json(InquiryAnswer { transaction: id, branch: inquiry.branch.clone(), decision, presumed, coordinator }))
-        }
+        Ok((decision, presumed, coordinator)) => Ok(Json(InquiryAnswer {
+            transaction: id,
+            branch: inquiry.branch.clone(),
+            decision,
+            presumed,
+            coordinator,
+        })),
         Err(refused) => Err(match refused.why {
             Refusal::NotLive => unknown(service, id),
             Refusal::NotMyLog => {

@@ -55,7 +55,7 @@ use self::{
     timers::{TimerKey, Timers},
 };
 use crate::{
-    journal::{Entry, Lsn, Progress, Recovered},
+    journal::{Entry, LogClock, Lsn, Progress, Recovered, Skew},
     transaction::{Barrier, Call, Command, Decided, Event, Heard, Log, NotAllowed, Step, Transaction},
     transport::Request,
 };
@@ -167,6 +167,12 @@ pub struct Engine {
     epochs: BTreeSet<Epoch>,
     url: String,
     retained_since: UnixMillis,
+    /// The highest transaction id that retention has dropped.
+    forgotten: TransactionId,
+    /// Bounds the time in new ids, by how long the process has run since this moment.
+    clock: LogClock,
+    opened: Instant,
+    skew: Skew,
     limits: Limits,
     live: HashMap<TransactionId, Live>,
     /// Live transactions by the keys they were begun under.
@@ -204,6 +210,10 @@ impl Engine {
             epochs: recovered.epochs,
             url,
             retained_since: recovered.retained_since,
+            forgotten: recovered.forgotten,
+            clock: recovered.clock,
+            opened: now.mono,
+            skew: recovered.skew,
             limits,
             live: HashMap::with_capacity(recovered.live.len()),
             keys: HashMap::new(),
@@ -487,9 +497,15 @@ impl Engine {
         self.retained_since
     }
 
-    /// What finished, and was begun before this, may be gone from the log.
-    pub fn retained(&mut self, since: UnixMillis) {
+    /// What finished, and was begun before this time, may be gone from the log; `forgotten` is the highest id that is.
+    pub fn retained(&mut self, since: UnixMillis, forgotten: TransactionId) {
         self.retained_since = self.retained_since.max(since);
+        self.forgotten = self.forgotten.max(forgotten);
+    }
+
+    /// Returns the highest transaction id that retention has dropped: an unknown id up to it may have been committed.
+    pub fn forgotten(&self) -> TransactionId {
+        self.forgotten
     }
 
     /// How many transactions have no decision yet.

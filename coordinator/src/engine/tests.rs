@@ -1,5 +1,6 @@
 //! The engine on a log in memory that can lose its power, and a network of which the test decides what arrives.
 
+mod clock;
 mod disk_full;
 
 use std::time::Duration;

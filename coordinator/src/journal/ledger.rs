@@ -3,6 +3,8 @@
 //! Always true: forced records are numbered without gaps and chained; decisions' sequences have no gaps; the highest
 //! transaction id is written in the same batch as whatever raised it.
 
+use std::sync::Arc;
+
 use unanimous_sdk::protocol::{Epoch, TransactionId};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -11,6 +13,8 @@ use super::{
     chain::{Forced, Link, Tip},
     encoding::{self, Change, Table, Unreadable},
     index::Tag,
+    retention::Ages,
+    skew::Skew,
 };
 use crate::transaction::Record;
 
@@ -26,20 +30,24 @@ pub(super) struct Ledger {
     pub(super) highest: TransactionId,
     /// Forced records since the last checkpoint.
     pub(super) unverified: u64,
-    /// What finishes later than this after its beginning is kept apart, so that all else can be dropped by ranges.
-    pub(super) late_ms: u64,
+    /// What was begun long before it finishes is kept apart, so that all else can be dropped by ranges.
+    pub(super) ages: Arc<Ages>,
+    pub(super) skew: Skew,
 }
 
 impl Ledger {
     /// What these entries change, as one batch.
     pub(super) fn enter_all(&mut self, entries: &[Entry]) -> Result<Vec<Change>, Error> {
         let mut changes = Vec::with_capacity(entries.len() * 3 + 2);
-        let before = self.highest;
+        let (before, skew) = (self.highest, self.skew);
         for entry in entries {
             self.enter(entry, &mut changes)?;
         }
         if self.highest != before {
             changes.push(Change::Put(Table::Meta, encoding::HIGHEST.to_vec(), encode(&self.highest)?));
+        }
+        if self.skew != skew {
+            changes.push(Change::Put(Table::Meta, encoding::SKEW.to_vec(), encode(&self.skew)?));
         }
         Ok(encoding::settled(changes))
     }
@@ -48,6 +56,9 @@ impl Ledger {
         match entry {
             Entry::Record { id, index, record } => {
                 self.highest = self.highest.max(*id);
+                if let Record::Begun(transaction) = record {
+                    self.skew.see(*id, transaction.created_at);
+                }
                 self.record(*id, *index, record, changes)?;
             }
             Entry::Finished { id, transaction } => {
@@ -55,12 +66,10 @@ impl Ledger {
                 changes.extend(
                     (0..transaction.records).map(|at| Change::Delete(Table::Live, encoding::live_key(*id, at))),
                 );
-                let took = transaction.finished_at.map(|at| at.since(transaction.created_at));
-                let late = took.is_none_or(|took| took.as_millis() > u128::from(self.late_ms));
-                let kept = late || transaction.is_left_to_an_operator();
-                let (table, mark) = if kept { (Table::Kept, encoding::INDEX_KEPT) } else { (Table::History, &[][..]) };
+                let kept = *id <= self.ages.late() || transaction.is_left_to_an_operator();
+                let (table, mark) = if kept { (Table::Kept, self.ages.kept_row()) } else { (Table::History, vec![]) };
                 let tags = Tag::all(transaction).into_iter();
-                changes.extend(tags.map(|tag| Change::Put(Table::Index, tag.row(*id), mark.to_vec())));
+                changes.extend(tags.map(|tag| Change::Put(Table::Index, tag.row(*id), mark.clone())));
                 changes.push(Change::Put(table, encoding::history_key(*id), encode(&**transaction)?));
             }
             Entry::Checkpoint => self.checkpoint(changes)?,

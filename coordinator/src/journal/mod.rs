@@ -15,6 +15,7 @@
 //! 3. Number a transaction's records without gaps, and end it with one [`Entry::Finished`], which takes them away.
 
 mod chain;
+mod clock;
 mod database;
 mod encoding;
 mod error;
@@ -31,6 +32,7 @@ mod reading;
 mod recovery;
 mod retention;
 pub mod rocks;
+mod skew;
 pub mod space;
 #[cfg(test)]
 mod tests;
@@ -41,12 +43,14 @@ use std::{collections::BTreeSet, sync::Arc};
 use unanimous_sdk::protocol::{CoordinatorId, Epoch, TransactionId, UnixMillis};
 
 pub use self::{
+    clock::{LogClock, Plausibility, Reading},
     error::Error,
     index::{Find, Tag},
     memory::Memory,
     opening::Opening,
     reading::reads_as_written,
     rocks::RocksDb,
+    skew::Skew,
     writer::Stats,
 };
 pub use crate::transaction::Lsn;
@@ -119,10 +123,16 @@ pub struct Recovered {
     pub epochs: BTreeSet<Epoch>,
     /// When the log was created.
     pub created_at: UnixMillis,
-    /// From which time on nothing was dropped by retention: an id of a later time that isn't known never was.
+    /// From which time on nothing was dropped by retention: what was begun later and isn't known never was.
     pub retained_since: UnixMillis,
     /// The highest transaction id ever logged; nil if there was none.
     pub highest: TransactionId,
+    /// The highest transaction id that retention has dropped; nil if it has dropped none.
+    pub forgotten: TransactionId,
+    /// Bounds the time in new ids.
+    pub clock: LogClock,
+    /// How far the time in ids and the wall clock have ever been apart.
+    pub skew: Skew,
     /// The sequence of the last decision; 0 if there was none.
     pub sequence: u64,
     /// The transactions that are not finished, in order of their ids.

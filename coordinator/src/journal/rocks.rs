@@ -13,7 +13,7 @@ use std::{
 use unanimous_sdk::protocol::{CoordinatorId, TransactionId, UnixMillis};
 
 use super::{
-    Entry, Error, Find, Journal, Lsn, OnFatal, OnProgress, Opening, Recovered,
+    Entry, Error, Find, Journal, Lsn, OnFatal, OnProgress, Opening, Plausibility, Reading, Recovered,
     database::Database,
     encoding::{self, Change, Table},
     folder::Folder,
@@ -22,8 +22,8 @@ use super::{
     ledger::Ledger,
     mark::Mark,
     place::{self, Place},
-    recovery::{self, From},
-    retention::{self, Retention},
+    recovery::{self, From, OpenedTables},
+    retention::Retention,
     space,
     writer::{Queue, Stats, Writer},
 };
@@ -46,6 +46,7 @@ pub struct Opened {
     database: Arc<Database>,
     guard: Guard,
     ledger: Ledger,
+    retention: Retention,
     /// Last, so that it is unlocked last.
     folder: Arc<Folder>,
 }
@@ -56,6 +57,7 @@ pub struct Verified {
     /// The new epoch's.
     changes: Vec<Change>,
     ledger: Ledger,
+    retention: Retention,
     folder: Folder,
 }
 
@@ -98,10 +100,10 @@ pub fn verified(
     refuse_copy(&folder, place, opening.moved)?;
     let found = read(&folder, From::Checkpoint)?;
     refuse_unplaced(&folder, place, &found, opening.moved)?;
-    let (mut changes, ledger, recovered) = found.open(folder.identity, opening.now, random())?;
+    let OpenedTables { mut changes, ledger, retention, recovered } = found.open(folder.identity, opening, random())?;
     let placed = encoding::encode(&()).map_err(|error| Error::Misuse(error.to_string()))?;
     changes.push(Change::Put(Table::Meta, encoding::PLACED.to_vec(), placed));
-    Ok((Verified { dir: dir.to_owned(), changes, ledger, folder }, recovered))
+    Ok((Verified { dir: dir.to_owned(), changes, ledger, retention, folder }, recovered))
 }
 
 /// Refuses what the folder alone shows not to be at its place.
@@ -138,7 +140,7 @@ pub fn adopt(dir: &Path) -> Result<(), Error> {
 impl Verified {
     /// The second half: makes durable what was read, and then the new epoch.
     pub fn open(self) -> Result<Opened, Error> {
-        let Self { dir, changes, ledger, folder } = self;
+        let Self { dir, changes, ledger, retention, folder } = self;
         space::make_way(&dir)?;
         let database = Database::open(&folder.database())?;
         // Before the tables say that it is there.
@@ -148,7 +150,7 @@ impl Verified {
         // Synced here, once: from now on a log without forced records can't be taken for this one.
         mark.write(ledger.tip).and_then(|()| mark.sync()).map_err(Error::io("write", folder.mark()))?;
         let guard = Guard::new(&folder, mark, ledger.tip)?;
-        Ok(Opened { database: Arc::new(database), guard, ledger, folder: Arc::new(folder) })
+        Ok(Opened { database: Arc::new(database), guard, ledger, retention, folder: Arc::new(folder) })
     }
 }
 
@@ -167,6 +169,16 @@ pub fn verify(dir: &Path) -> Result<Report, Error> {
 fn read(folder: &Folder, from: From) -> Result<recovery::Found, Error> {
     let mark = Mark::read(&folder.mark(), folder.identity.coordinator)?;
     recovery::read(&Database::open_to_read(&folder.database())?, folder.identity.coordinator, mark, from)
+}
+
+#[cfg(test)]
+impl Opened {
+    /// Syncs one record, as the writer does; nothing else watches the files.
+    pub(super) fn sync_one(&mut self) -> Result<(), Error> {
+        let changes = self.ledger.enter_all(&[Entry::Checkpoint])?;
+        self.database.write(&changes, true)?;
+        self.guard.synced(self.ledger.tip)
+    }
 }
 
 impl Opened {
@@ -189,7 +201,7 @@ impl Opened {
         let thread = thread.map_err(Error::io("start a thread that writes", self.folder.database()))?;
         let lookout = Lookout::start(Arc::clone(&guard), fatal);
         let lookout = lookout.map_err(Error::io("start a thread that watches", self.folder.database()))?;
-        let retention = Mutex::new(Retention::default());
+        let retention = Mutex::new(self.retention);
         Ok(RocksDb {
             database: self.database,
             queue,
@@ -202,21 +214,33 @@ impl Opened {
     }
 }
 
-impl Opened {
-    /// How long finished transactions will be kept: what ends late by that measure is kept apart.
-    #[must_use]
-    pub fn keeping(mut self, keep: Duration) -> Self {
-        self.ledger.late_ms = retention::late_ms(keep);
-        self
-    }
-}
-
 impl RocksDb {
-    /// Drops what finished longer ago than `keep`. Before anything goes, `before` hears from which time on everything
-    /// will still be there. What was left to an operator stays. May take long.
-    pub fn retain(&self, keep: Duration, now: UnixMillis, before: impl FnOnce(UnixMillis)) -> Result<(), Error> {
+    /// Takes note of the time, and now and then drops what finished longer ago than is to be kept, by the log's own time. To be
+    /// called at least every minute. `before` hears, before anything goes, from which time on everything will still be there,
+    /// and the highest id that will have gone. Returns whether the wall clock is plausible: as long as it isn't, only
+    /// the time for which processes have run makes anything old.
+    pub fn retain(
+        &self,
+        keep: Duration,
+        now: Reading,
+        before: impl FnOnce(UnixMillis, TransactionId),
+    ) -> Result<Plausibility, Error> {
         let mut retention = self.retention.lock().unwrap_or_else(PoisonError::into_inner);
-        retention.pass(&self.database, keep, now, before)
+        let due = retention.look(&*self.database, keep, now, before)?;
+        self.database.write(&due.changes, false)?;
+        self.database.forget_index_upto(due.index_upto);
+        if due.compact {
+            // (`live` is nothing but deletions after a while, which only this drops.)
+            self.database.compact(&[Table::Live, Table::History, Table::Index, Table::Outcomes])?;
+        }
+        Ok(due.plausibility)
+    }
+
+    /// Takes note of the time, before [`Journal::close`]: else what has run since it was last noted counts for nothing.
+    pub fn note_time(&self, keep: Duration, now: Reading) -> Result<(), Error> {
+        let mut retention = self.retention.lock().unwrap_or_else(PoisonError::into_inner);
+        retention.note(keep, now);
+        self.database.write(&[retention.kept_time()?], false)
     }
 
     /// Puts what is in memory into tables, so that the database begins a new file for what is written next.

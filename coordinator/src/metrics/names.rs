@@ -22,6 +22,7 @@ pub(super) const UNFINISHED: &str = "unanimous_transactions_unfinished";
 pub(super) const IN_DOUBT: &str = "unanimous_transactions_in_doubt";
 pub(super) const OLDEST: &str = "unanimous_oldest_unfinished_age_seconds";
 pub(super) const DISK_FULL: &str = "unanimous_disk_full";
+pub(super) const CLOCK: &str = "unanimous_clock_implausible";
 pub(super) const RECOVERY: &str = "unanimous_recovery_seconds";
 pub(super) const BUILD_INFO: &str = "unanimous_build_info";
 pub(super) const PREPARE: &str = "unanimous_prepare_seconds";
@@ -66,6 +67,11 @@ const GAUGES: &[(&str, Option<Unit>, &str)] = &[
     ),
     (OLDEST, Some(Unit::Seconds), "The age of the oldest transaction that has not finished; 0 if there is none."),
     (DISK_FULL, None, "1 while the disk counts as full and nothing new is begun or enlisted, else 0."),
+    (
+        CLOCK,
+        None,
+        "1 while the wall clock has jumped by more than finished transactions are kept and retention goes by running time alone, else 0.",
+    ),
     (RECOVERY, Some(Unit::Seconds), "How long the log took to load at the last start."),
     (BUILD_INFO, None, "Always 1; the label is the version."),
 ];

@@ -11,7 +11,7 @@ use unanimous_sdk::protocol::{CoordinatorId, Decision, TransactionId, UnixMillis
 use uuid::Uuid;
 
 use crate::{
-    journal::{Entry, Error, Journal, Lsn, Progress, Recovered, RocksDb, rocks},
+    journal::{Entry, Error, Journal, Lsn, Opening, Progress, Recovered, RocksDb, rocks},
     transaction::{Branch, BranchState, Decided, Record, State, Transaction},
 };
 
@@ -169,7 +169,11 @@ pub struct Log {
 
 impl Log {
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        let (opened, recovered) = rocks::open(dir, NOW, rand::random)?;
+        Self::open_with(dir, NOW)
+    }
+
+    pub fn open_with(dir: &Path, opening: impl Into<Opening>) -> Result<Self, Error> {
+        let (opened, recovered) = rocks::open(dir, opening, rand::random)?;
         let progress = Arc::new((Mutex::new(Progress::default()), Condvar::new()));
         let to = progress.clone();
         let on_progress = move |now| {
