@@ -5,7 +5,8 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, OnceLock, Weak},
+    sync::{Arc, OnceLock, Weak, mpsc},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -16,7 +17,6 @@ use tokio::{
     task::{JoinError, JoinHandle},
 };
 use tracing::{error, info, warn};
-use unanimous_sdk::protocol::TransactionId;
 
 use crate::{
     api::{
@@ -24,8 +24,8 @@ use crate::{
         server::{Server, most_connections},
     },
     config::Serve,
-    engine::{Clock, Engine, Limits, Service},
-    journal::{self, Journal, RocksDb, rocks, space},
+    engine::{Clock, Engine, Limits, Now, Service},
+    journal::{self, Journal, Opening, Plausibility, Reading, RocksDb, rocks, space},
     metrics::Metrics,
     transport::Http,
 };
@@ -35,6 +35,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// How long the log may take to become whole on disk after that.
 const CLOSE_LOG: Duration = Duration::from_secs(20);
+
+/// How long a process that must end may take to say why.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How often the histograms are summed up.
 const SUM_UP: Duration = Duration::from_secs(5);
@@ -72,6 +75,8 @@ pub struct Running {
     service: Service,
     journal: Arc<RocksDb>,
     server: Server,
+    keep: Duration,
+    clock: Clock,
     /// What goes on beside the requests, until the end.
     tasks: Vec<JoinHandle<()>>,
 }
@@ -101,10 +106,26 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
     info!(%address, data_dir = %config.data_dir.display(), "loading the log");
 
     let reading = tokio::task::spawn_blocking({
-        let (dir, now) = (config.data_dir.clone(), clock.now().wall);
-        move || rocks::verified(&dir, now, || rand::rng().random())
+        let dir = config.data_dir.clone();
+        let Serve { moved, accept_clock, .. } = config;
+        let opening = Opening { now: clock.now().wall, moved, accept_clock };
+        move || rocks::verified(&dir, opening, || rand::rng().random())
     });
     let (verified, recovered) = reading.await.map_err(Error::Opening)??;
+    if config.accept_clock {
+        warn!(
+            wall = %clock.now().wall,
+            "--accept-clock: the wall clock is taken to be right, however far it has jumped; ids and epochs follow it, and what it \
+             makes old is dropped; start without --accept-clock from now on"
+        );
+    }
+    if config.moved {
+        warn!(
+            data_dir = %config.data_dir.display(),
+            "--moved: this place of the data folder is recorded as its own; this assumes that the folder was moved after its \
+             clean stop, and that neither its original nor another copy of it ever runs again; start without --moved from now on"
+        );
+    }
     let unfinished = recovered.live.len();
     // All that was recovered is got ready while the log is opened; nothing of it is carried out before that is done.
     let opening = tokio::task::spawn_blocking({
@@ -133,14 +154,14 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
             }
         }
     };
-    let on_fatal = |error| {
-        error!(%error, "the log can't be written any more, so the process ends: what it has told is in the log");
-        eprintln!(
-            "unanimous: the log can't be written any more, so the process ends ({error}): what it has told is in the log"
-        );
-        std::process::abort();
+    let on_fatal = {
+        let app = app.clone();
+        move |error| {
+            app.end();
+            abort_saying(error);
+        }
     };
-    let journal = Arc::new(opened.keeping(config.retain).start(Box::new(on_progress), Box::new(on_fatal))?);
+    let journal = Arc::new(opened.start(Box::new(on_progress), Box::new(on_fatal))?);
     let log: Arc<dyn Journal> = Arc::<RocksDb>::clone(&journal);
     let service = Service::new(engine, log, Http::new(coordinator.clone())?, clock, metrics);
     // Before anything is appended: no progress may be missed.
@@ -158,7 +179,7 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
         id = %coordinator.id, epoch = %coordinator.epoch, url = coordinator.url, unfinished,
         ms = began.elapsed().as_millis(), "ready"
     );
-    Ok(Running { address, app, service, journal, server, tasks })
+    Ok(Running { address, app, service, journal, server, keep: config.retain, clock, tasks })
 }
 
 impl Running {
@@ -179,7 +200,11 @@ impl Running {
         self.service.end();
         let unfinished = self.service.with(|engine, _| engine.live());
         let journal = self.journal;
-        let closing = tokio::task::spawn_blocking(move || journal.close());
+        let (keep, Now { mono, wall }) = (self.keep, self.clock.now());
+        let closing = tokio::task::spawn_blocking(move || {
+            let noted = journal.note_time(keep, Reading { mono, wall });
+            journal.close().and(noted)
+        });
         match tokio::time::timeout(CLOSE_LOG, closing).await {
             Ok(closed) => closed.map_err(Error::Opening)??,
             Err(_) => return Err(Error::Hangs),
@@ -187,6 +212,22 @@ impl Running {
         info!(unfinished, "ended; what is unfinished is left to the next start");
         Ok(())
     }
+}
+
+/// Ends the process, and says why; but whoever doesn't read what it says holds it up no longer than [`LAST_WORDS`].
+fn abort_saying(error: journal::Error) {
+    let (said, wait) = mpsc::channel();
+    let saying = thread::Builder::new().name("last-words".to_owned()).spawn(move || {
+        error!(%error, "the log can't be used any more, so the process ends");
+        eprintln!("unanimous: the log can't be used any more, so the process ends: {error}");
+        // The line above is written by a thread of its own.
+        thread::sleep(Duration::from_millis(50));
+        let _ = said.send(());
+    });
+    if saying.is_ok() {
+        let _ = wait.recv_timeout(LAST_WORDS);
+    }
+    std::process::abort();
 }
 
 /// Refuses new work while the disk is full.
@@ -203,15 +244,34 @@ async fn watch_room(service: Service, mut room: space::Watch) {
     }
 }
 
-/// Drops what finished longer ago than is kept, again and again.
+/// Keeps the log's time, and drops what finished longer ago than is kept, again and again.
 async fn forget(service: Service, journal: Arc<RocksDb>, keep: Duration, clock: Clock) {
-    let pause = (keep / 10).clamp(Duration::from_secs(1), Duration::from_hours(1));
+    let pause = (keep / 10).clamp(Duration::from_secs(1), Duration::from_mins(1));
+    let mut plausible = true;
     loop {
         let (journal, engine) = (Arc::clone(&journal), service.clone());
         // Whoever asks for what goes must hear that it may have been there.
-        let before = move |since| engine.with(|engine, _| engine.retained(since, TransactionId::NIL));
-        match tokio::task::spawn_blocking(move || journal.retain(keep, clock.now().wall, before)).await {
-            Ok(Ok(())) => {}
+        let before = move |since, forgotten| engine.with(|engine, _| engine.retained(since, forgotten));
+        let looking = tokio::task::spawn_blocking(move || {
+            let Now { mono, wall } = clock.now();
+            journal.retain(keep, Reading { mono, wall }, before)
+        });
+        match looking.await {
+            Ok(Ok(found)) => {
+                let now = found == Plausibility::Plausible;
+                service.metrics().clock_is_plausible(now);
+                match (plausible, now) {
+                    (true, false) => warn!(
+                        wall = %clock.now().wall, how = ?found,
+                        "the wall clock has jumped by more than finished transactions are kept, so it isn't believed: nothing is \
+                         dropped but what has been there for so long of running; set the clock right, or, if it is right, \
+                         start once with --accept-clock"
+                    ),
+                    (false, true) => info!("the wall clock is plausible again"),
+                    (true, true) | (false, false) => {}
+                }
+                plausible = now;
+            }
             Ok(Err(error)) => {
                 error!(%error, "what finished long ago could not be dropped from the log; it is tried again");
             }

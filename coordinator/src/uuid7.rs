@@ -42,18 +42,19 @@ pub fn next_uuid_v7(after: Uuid, now_ms: u64, random: u128) -> Uuid {
     Uuid::from_u128(ms << 80 | VERSION << 76 | counter << 64 | VARIANT << 62 | random & RANDOM_MASK)
 }
 
+/// Returns the time in a UUID of version 7, in milliseconds since 1970.
+pub fn millis(uuid: Uuid) -> u64 {
+    u64::try_from(uuid.as_u128() >> 80).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use uuid::{Uuid, Variant};
 
-    use super::next_uuid_v7;
+    use super::{millis, next_uuid_v7};
 
     const NOW: u64 = 1_700_000_000_000;
-
-    fn millis(uuid: Uuid) -> u64 {
-        u64::try_from(uuid.as_u128() >> 80).unwrap()
-    }
 
     #[test]
     fn it_is_of_version_7_of_the_rfc_variant_and_of_the_clock_s_moment() {

@@ -10,6 +10,8 @@ use std::{
     sync::Once,
 };
 
+use unanimous_coordinator::journal::rocks;
+
 /// With points at which tests kill them; separate programs, so that they can't be taken for the real ones.
 const WITH_FAILPOINTS: [&str; 2] = ["unanimous-failpoints", "bank-failpoints"];
 
@@ -58,6 +60,20 @@ fn build() {
         "--bin",
         WITH_FAILPOINTS[1],
     ]);
+}
+
+/// A copy of a data folder, which stands for the original from now on, as a snapshot of the file system would: the
+/// coordinator can't recognise it as a copy.
+pub fn clone_folder(from: &Path, to: &Path) {
+    copy_folder(from, to);
+    stand_for_the_original(to);
+}
+
+/// Makes the files of a data folder, whoever made them, the ones that are recorded in it. Another folder stays as it is.
+pub fn stand_for_the_original(folder: &Path) {
+    if folder.join("log/FORMAT").exists() {
+        rocks::adopt(folder).expect("the folder holds a log whose place, if there is one, can be read");
+    }
 }
 
 /// A copy of a folder, with all that is in it.

@@ -83,6 +83,20 @@ impl Coordinator {
         self.process = spawn(self.home.path(), &self.listen, &self.setup, failpoint);
     }
 
+    /// The same, with further flags for this one time.
+    pub fn spawn_again_with(&mut self, flags: &[&str]) {
+        assert!(self.process.poll().is_some(), "it still runs");
+        let mut setup = self.setup.clone();
+        setup.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        self.process = spawn(self.home.path(), &self.listen, &setup, None);
+    }
+
+    /// Starts it again after its end with further flags, and waits until it is ready.
+    pub async fn restart_with(&mut self, flags: &[&str]) {
+        self.spawn_again_with(flags);
+        self.ready().await;
+    }
+
     /// Another process on the same folder, at another port.
     pub fn spawn_second(&self) -> Process {
         let listen = format!("127.0.0.1:{}", free_port());

@@ -6,9 +6,8 @@ use axum::{
 };
 use serde::{Deserialize, de::IntoDeserializer};
 use serde_json::{Value, json};
-use unanimous_sdk::protocol::{ParticipantUrl, Problem, ProblemType, TransactionId, UnixMillis};
+use unanimous_sdk::protocol::{ParticipantUrl, Problem, ProblemType, UnixMillis};
 use url::form_urlencoded;
-use uuid::Uuid;
 
 use super::{
     App, openapi as docs,
@@ -59,7 +58,6 @@ fn malformed(field: &str, why: impl std::fmt::Display) -> Problem {
 fn read(query: &str) -> Result<(Filter, usize), Problem> {
     let mut filter = Filter::default();
     let mut limit = DEFAULT_LIMIT;
-    let mut cursor: Option<TransactionId> = None;
     let mut seen = std::collections::BTreeSet::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         if name != "participant" && !seen.insert(name.clone().into_owned()) {
@@ -82,9 +80,11 @@ fn read(query: &str) -> Result<(Filter, usize), Problem> {
             }
             "idempotency_key" => filter.key = Some(value.into_owned()),
             "since" => filter.since = Some(time("since", &value)?),
-            "until" => filter.before = Some(time("until", &value)?),
+            "until" => filter.until = Some(time("until", &value)?),
             "limit" => limit = read_limit(&value)?,
-            "cursor" => cursor = Some(value.parse().map_err(|_| malformed("cursor", "it is not one that was given"))?),
+            "cursor" => {
+                filter.before = Some(value.parse().map_err(|_| malformed("cursor", "it is not one that was given"))?)
+            }
             other => match other.strip_prefix("metadata.") {
                 Some(key) => {
                     filter.metadata.insert(key.to_owned(), value.into_owned());
@@ -93,10 +93,6 @@ fn read(query: &str) -> Result<(Filter, usize), Problem> {
             },
         }
     }
-    filter.before = match (filter.before, cursor) {
-        (Some(until), Some(cursor)) => Some(until.min(cursor)),
-        (until, cursor) => until.or(cursor),
-    };
     Ok((filter, limit))
 }
 
@@ -110,10 +106,7 @@ fn read_limit(text: &str) -> Result<usize, Problem> {
     }
 }
 
-/// The lowest id that a transaction begun at this time can have. Ids know milliseconds: what lies between two of them
-/// counts as the later.
-fn time(field: &str, text: &str) -> Result<TransactionId, Problem> {
-    let wrong = || malformed(field, "it is an RFC 3339 time such as 2026-01-31T12:00:00Z");
-    let UnixMillis(ms) = UnixMillis::parse_up(text).ok_or_else(wrong)?;
-    Ok(TransactionId::from_uuid(Uuid::from_u128(u128::from(ms.min((1 << 48) - 1)) << 80)))
+/// Times are known by the millisecond: what lies between two of them counts as the later.
+fn time(field: &str, text: &str) -> Result<UnixMillis, Problem> {
+    UnixMillis::parse_up(text).ok_or_else(|| malformed(field, "it is an RFC 3339 time such as 2026-01-31T12:00:00Z"))
 }

@@ -69,6 +69,20 @@ pub struct Serve {
     #[arg(long, env = "UNANIMOUS_DATA_DIR", value_name = "FOLDER", default_value = "./unanimous-data")]
     pub data_dir: PathBuf,
 
+    /// For one start: the data folder was moved after a clean stop, and its original never runs again.
+    #[arg(
+        long, env = "UNANIMOUS_MOVED", value_name = "true|false", action = ArgAction::Set, num_args = 0..=1,
+        require_equals = true, default_value = "false", default_missing_value = "true", value_parser = BoolishValueParser::new()
+    )]
+    pub moved: bool,
+
+    /// For one start: the wall clock is right, although it has jumped. Old transactions are dropped by it, and ids follow it.
+    #[arg(
+        long, env = "UNANIMOUS_ACCEPT_CLOCK", value_name = "true|false", action = ArgAction::Set, num_args = 0..=1,
+        require_equals = true, default_value = "false", default_missing_value = "true", value_parser = BoolishValueParser::new()
+    )]
+    pub accept_clock: bool,
+
     /// The URL at which participants reach this coordinator [default: http:// and the listen address].
     #[arg(long, env = "UNANIMOUS_ADVERTISE", value_name = "URL", value_parser = advertised)]
     pub advertise: Option<String>,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rand::RngExt;
-use unanimous_sdk::protocol::{BranchName, ParticipantUrl, TransactionId, UnixMillis};
+use unanimous_sdk::protocol::{BranchName, ParticipantUrl, TransactionId};
 
 use super::{Delivery, Engine, Live, NewKey, Now, Output, Refusal, Refused, Timer, View};
 use crate::{
@@ -34,9 +34,8 @@ impl Engine {
             return Err(Refused::new(Refusal::Overloaded { undecided: self.undecided }));
         }
         let id = self.mint(now);
-        // The id's own time, so that order by id is order by time whatever the clock does.
-        let (seconds, nanos) = id.uuid().get_timestamp().map_or((0, 0), |at| at.to_unix());
-        let created_at = UnixMillis(seconds * 1000 + u64::from(nanos) / 1_000_000);
+        let created_at = now.wall;
+        self.skew.see(id, created_at);
         let deadline = created_at.after(begin.timeout);
         let mut log = Log { next: self.next_lsn, sequence: self.next_sequence, now: now.wall };
         let keys: Vec<_> = begin.key.map(|key| key.bound_to(KeyedCall::Begin)).into_iter().collect();
@@ -74,7 +73,8 @@ impl Engine {
     /// A new id, greater than all that there ever were in this log.
     fn mint(&mut self, now: Now) -> TransactionId {
         let random = self.random.random();
-        self.newest = next_uuid_v7(self.newest, now.wall.0, random);
+        let time = self.clock.id_ms(now.wall, now.mono.saturating_sub(self.opened));
+        self.newest = next_uuid_v7(self.newest, time, random);
         TransactionId::from_uuid(self.newest)
     }
 }

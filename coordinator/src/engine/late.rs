@@ -95,7 +95,12 @@ impl Service {
             traceparent: None,
         };
         let participant = branch.participant.clone();
-        let request = Request { participant: participant.clone(), phase: Phase::Two, batch: BatchContext::default(), messages: vec![message] };
+        let request = Request {
+            participant: participant.clone(),
+            phase: Phase::Two,
+            batch: BatchContext::default(),
+            messages: vec![message],
+        };
         let service = self.clone();
         self.0.runtime.spawn(async move {
             let returned = service.0.transport.call(&request).await;

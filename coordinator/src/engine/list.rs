@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use unanimous_sdk::protocol::{ParticipantUrl, TransactionId};
+use unanimous_sdk::protocol::{ParticipantUrl, TransactionId, UnixMillis};
 
 use super::{Engine, Refused, Service, View};
 use crate::{
@@ -33,10 +33,19 @@ pub struct Filter {
     pub metadata: BTreeMap<String, String>,
     /// A call about it came with this key.
     pub key: Option<String>,
-    /// Begun then or later: the lowest id of that time.
-    pub since: Option<TransactionId>,
-    /// Begun earlier: the lowest id of that time; and below the last of the page before.
+    /// Begun then or later.
+    pub since: Option<UnixMillis>,
+    /// Begun earlier.
+    pub until: Option<UnixMillis>,
+    /// Only ids below this one: the last of the page before.
     pub before: Option<TransactionId>,
+}
+
+/// Between which ids everything is that a filter's times let through.
+#[derive(Clone, Copy, Debug)]
+struct Ids {
+    lowest: Option<TransactionId>,
+    below: Option<TransactionId>,
 }
 
 impl Filter {
@@ -49,13 +58,15 @@ impl Filter {
     /// Whether it fits by what doesn't depend on how far it has come.
     fn fits_always(&self, transaction: &Transaction) -> bool {
         let has = |wanted: &ParticipantUrl| transaction.branches.iter().any(|branch| branch.participant == *wanted);
-        self.participants.iter().all(has)
+        self.since.is_none_or(|since| transaction.created_at >= since)
+            && self.until.is_none_or(|until| transaction.created_at < until)
+            && self.participants.iter().all(has)
             && self.metadata.iter().all(|(key, value)| transaction.metadata.get(key) == Some(value))
             && self.key.as_ref().is_none_or(|wanted| transaction.keys.iter().any(|key| *key.text == **wanted))
     }
 
     /// What the log finds them by.
-    fn find(&self) -> Find {
+    fn find(&self, ids: Ids) -> Find {
         let mut groups = vec![];
         if !self.states.is_empty() {
             let finished = self.states.iter().filter(|state| state.is_finished());
@@ -65,22 +76,32 @@ impl Filter {
         groups.extend(self.participants.iter().map(|participant| vec![Tag::participant(participant)]));
         groups.extend(self.metadata.iter().map(|(key, value)| vec![Tag::metadata(key, value)]));
         groups.extend(self.key.iter().map(|key| vec![Tag::key(key)]));
-        Find { before: self.before, since: self.since, groups, looks: Some(MOST_LOOKS) }
+        Find { before: ids.below, since: ids.lowest, groups, looks: Some(MOST_LOOKS) }
     }
 }
 
 impl Engine {
+    fn ids_of(&self, filter: &Filter) -> Ids {
+        let above = filter.until.map(|until| self.skew.above_until(until));
+        let below = match (filter.before, above) {
+            (Some(before), Some(above)) => Some(before.min(above)),
+            (before, above) => before.or(above),
+        };
+        Ids { lowest: filter.since.map(|since| self.skew.lowest_since(since)), below }
+    }
+
     /// Live transactions below an id, newest first, that fit: at most `most` of the next so many; and from where to go on.
     fn list_some(
         &self,
         filter: &Filter,
+        lowest: Option<TransactionId>,
         below: Option<TransactionId>,
         most: usize,
     ) -> (Vec<View>, Option<TransactionId>) {
         let mut found = vec![];
         let mut last = None;
         for id in self.horizon.below(below).take(AT_ONCE) {
-            if found.len() == most || filter.since.is_some_and(|since| id < since) {
+            if found.len() == most || lowest.is_some_and(|lowest| id < lowest) {
                 return (found, None);
             }
             last = Some(id);
@@ -93,14 +114,25 @@ impl Engine {
     }
 }
 
+#[cfg(test)]
+impl Engine {
+    /// All live ones that fit, newest first.
+    pub(super) fn listed(&self, filter: &Filter) -> Vec<TransactionId> {
+        let ids = self.ids_of(filter);
+        let (found, _) = self.list_some(filter, ids.lowest, ids.below, usize::MAX);
+        found.iter().map(View::id).collect()
+    }
+}
+
 impl Service {
     /// The newest transactions that fit, at most `most`; and, if there may be more, below which id they are.
     pub fn list(&self, filter: &Filter, most: usize) -> Result<(Vec<View>, Option<TransactionId>), Refused> {
         let wanted = most + 1;
         let mut found: BTreeMap<TransactionId, View> = BTreeMap::new();
-        let mut below = filter.before;
+        let ids = self.with(|engine, _| engine.ids_of(filter));
+        let mut below = ids.below;
         loop {
-            let (some, next) = self.with(|engine, _| engine.list_some(filter, below, wanted - found.len()));
+            let (some, next) = self.with(|engine, _| engine.list_some(filter, ids.lowest, below, wanted - found.len()));
             found.extend(some.into_iter().map(|view| (view.id(), view)));
             below = next;
             if next.is_none() || found.len() >= wanted {
@@ -119,7 +151,7 @@ impl Service {
             }
             finished < wanted
         };
-        let reached = self.0.journal.find(&filter.find(), each)?;
+        let reached = self.0.journal.find(&filter.find(ids), each)?;
         // What is live below that has its place behind what has finished there.
         found.retain(|id, _| reached.is_none_or(|reached| *id >= reached));
         let more = found.len() > most;

@@ -68,7 +68,7 @@ use self::{
     timers::{TimerKey, Timers},
 };
 use crate::{
-    journal::{Entry, Lsn, Progress, Recovered},
+    journal::{Entry, LogClock, Lsn, Progress, Recovered, Skew},
     transaction::{Barrier, Call, Command, Decided, Event, Heard, Log, NotAllowed, Step, Transaction},
     transport::Request,
 };
@@ -216,6 +216,10 @@ pub struct Engine {
     retained_since: UnixMillis,
     /// The highest id that retention has dropped; nil if it has dropped none.
     forgotten: TransactionId,
+    /// Bounds the time in new ids, by how long the process has run since this moment.
+    clock: LogClock,
+    opened: Instant,
+    skew: Skew,
     limits: Limits,
     live: HashMap<TransactionId, Live>,
     /// Live transactions by the keys they were begun under.
@@ -255,6 +259,9 @@ impl Engine {
             url,
             retained_since: recovered.retained_since,
             forgotten: recovered.forgotten,
+            clock: recovered.clock,
+            opened: now.mono,
+            skew: recovered.skew,
             limits,
             live: HashMap::with_capacity(recovered.live.len()),
             keys: HashMap::new(),

@@ -1,6 +1,7 @@
 //! The engine on a log in memory that can lose its power, and a network of which the test decides what arrives.
 
 mod batches;
+mod clock;
 mod disk_full;
 mod give_up;
 mod ownership;

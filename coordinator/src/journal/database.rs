@@ -14,7 +14,7 @@ use rocksdb::{
     ColumnFamily, DB, DBCompressionType, DBRecoveryMode, Direction, IteratorMode, LogLevel, Options, WriteBatch,
     WriteOptions, compaction_filter::Decision,
 };
-use unanimous_sdk::protocol::{CoordinatorId, UnixMillis};
+use unanimous_sdk::protocol::{CoordinatorId, TransactionId};
 
 use super::{
     Error,
@@ -27,8 +27,8 @@ use super::{
 /// The open database.
 pub(super) struct Database {
     db: DB,
-    /// Index rows of transactions begun before this time are dropped when their file is compacted.
-    index_since_ms: Arc<AtomicU64>,
+    /// Index rows of transactions whose ids begin with less than this are dropped when their file is compacted.
+    index_from: Arc<AtomicU64>,
 }
 
 impl Database {
@@ -64,14 +64,14 @@ impl Database {
         open: impl FnOnce(Options, Vec<(&'static str, Options)>) -> Result<DB, rocksdb::Error>,
     ) -> Result<Self, Error> {
         let sizes = Sizes::within(space::reserve_bytes(path)?);
-        let index_since_ms = Arc::new(AtomicU64::new(0));
-        let db = open(options(sizes), tables(sizes, &index_since_ms)).map_err(failed(doing))?;
-        Ok(Self { db, index_since_ms })
+        let index_from = Arc::new(AtomicU64::new(0));
+        let db = open(options(sizes), tables(sizes, &index_from)).map_err(failed(doing))?;
+        Ok(Self { db, index_from })
     }
 
-    /// Index rows of transactions begun earlier are dropped from now on.
-    pub(super) fn forget_index_before(&self, since: UnixMillis) {
-        self.index_since_ms.fetch_max(since.0, Ordering::Relaxed);
+    /// Index rows of transactions with ids up to this one may be dropped from now on.
+    pub(super) fn forget_index_upto(&self, id: TransactionId) {
+        self.index_from.fetch_max(index::first_half(id), Ordering::Relaxed);
     }
 
     /// Gives back the room that dropped rows take.
@@ -80,6 +80,11 @@ impl Database {
             self.db.compact_range_cf(self.table(*table)?, None::<&[u8]>, None::<&[u8]>);
         }
         Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn flush(&self) {
+        self.db.flush_cf(self.table(Table::Meta).unwrap()).unwrap();
     }
 
     /// Writes one batch; with `sync`, the disk has it, and all before it, when this returns.
@@ -168,7 +173,7 @@ fn options(sizes: Sizes) -> Options {
     options
 }
 
-fn tables(sizes: Sizes, index_since_ms: &Arc<AtomicU64>) -> Vec<(&'static str, Options)> {
+fn tables(sizes: Sizes, index_from: &Arc<AtomicU64>) -> Vec<(&'static str, Options)> {
     let mut default = Options::default();
     // Nothing is ever in it, but the largest of all counts for what is allocated.
     default.set_write_buffer_size(sizes.write_buffer);
@@ -179,10 +184,10 @@ fn tables(sizes: Sizes, index_since_ms: &Arc<AtomicU64>) -> Vec<(&'static str, O
             Table::Live | Table::Outcomes | Table::Index | Table::Meta => DBCompressionType::None,
         });
         if table == Table::Index {
-            let since = Arc::clone(index_since_ms);
+            let from = Arc::clone(index_from);
             options.set_compaction_filter("retention", move |_, key, value| {
                 let dropped =
-                    value.is_empty() && index::begun_ms(key).is_some_and(|at| at < since.load(Ordering::Relaxed));
+                    value.is_empty() && index::half_of_row(key).is_some_and(|half| half < from.load(Ordering::Relaxed));
                 if dropped { Decision::Remove } else { Decision::Keep }
             });
         }

@@ -23,7 +23,7 @@ pub(super) enum Table {
     History,
     /// The same, of those that a range of ids can't drop when their time has come.
     Kept,
-    /// (tag, transaction) → nothing, or [`INDEX_KEPT`] of those in `kept`.
+    /// (tag, transaction) → nothing; of those in `kept` [`INDEX_KEPT`], and by the log's time when that was.
     Index,
     /// What belongs to the log as a whole.
     Meta,
@@ -76,7 +76,7 @@ pub(super) fn settled(mut changes: Vec<Change>) -> Vec<Change> {
     changes
 }
 
-/// The value of an index row that is taken away with its transaction, and not before.
+/// The value of an index row that is taken away with its transaction, and not before; the log's time may follow, 8 bytes.
 pub(super) const INDEX_KEPT: &[u8] = &[1];
 
 /// Keys of `meta`.
@@ -85,6 +85,16 @@ pub(super) const COORDINATOR: &[u8] = b"coordinator";
 pub(super) const HIGHEST: &[u8] = b"highest";
 /// The number of the last checkpoint.
 pub(super) const CHECKPOINT: &[u8] = b"checkpoint";
+/// The log's own time.
+pub(super) const TIME: &[u8] = b"time";
+/// Before the log's times of passes of retention.
+pub(super) const PASSES: &[u8] = b"passes/";
+/// The id up to which retention drops by a range.
+pub(super) const DROPPED: &[u8] = b"dropped";
+/// The highest id that retention has dropped.
+pub(super) const FORGOTTEN: &[u8] = b"forgotten";
+/// How far ids and the wall clock have ever been apart.
+pub(super) const SKEW: &[u8] = b"skew";
 /// From which time on nothing was dropped by retention.
 pub(super) const RETAINED: &[u8] = b"retained";
 /// Before the numbers of checkpoints; the value is when one was first seen as the last.
@@ -93,6 +103,10 @@ pub(super) const CHECKPOINTS: &[u8] = b"checkpoints/";
 pub(super) const SUPERSEDED: &[u8] = b"superseded";
 /// Before the URLs of participants to which commits are held; the value is since when.
 pub(super) const SUSPECTS: &[u8] = b"suspect/";
+/// Is there once the folder's place is recorded beside the database.
+pub(super) const PLACED: &[u8] = b"placed";
+/// The number of the checkpoint that the last clean stop wrote.
+pub(super) const CLOSED: &[u8] = b"closed";
 /// Before the epochs under which the log was opened.
 pub(super) const EPOCHS: &[u8] = b"epoch/";
 

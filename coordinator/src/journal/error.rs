@@ -16,6 +16,15 @@ macro_rules! restore {
     };
 }
 
+/// What to do with a folder that is not at its place.
+macro_rules! in_its_place {
+    () => {
+        "Nothing was changed. Start the original folder; a copy can't be started in its place (`restore` comes with a later \
+         release). If this folder was moved after a clean stop, and its original never runs again, start it once with \
+         `serve --moved`"
+    };
+}
+
 /// See the variants. The message is for the operator, and whole; whoever prints it adds the data folder.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
@@ -47,6 +56,36 @@ pub enum Error {
     /// FORMAT begins rightly and is wrong further on.
     #[error("{} is damaged: {what}; put it back from a copy of this data folder, it never changes", path.display())]
     DamagedFormat { path: PathBuf, what: &'static str },
+    /// The folder has other files than those that are recorded in it.
+    #[error(
+        "the folder of {} is a copy, or was moved: FORMAT and PLACE in it are other files than those that were recorded. What \
+         was decided since a copy was made is missing in it, and would be contradicted. {}", path.display(), in_its_place!()
+    )]
+    Copied { path: PathBuf },
+    /// PLACE isn't there although it was recorded.
+    #[error(
+        "{} is missing: it says which files this log was recorded with, so this folder may be an incomplete copy. {}",
+        path.display(), in_its_place!()
+    )]
+    PlaceMissing { path: PathBuf },
+    /// PLACE can't be read, or is of another log.
+    #[error(
+        "{} is damaged, or of another log: it says which files this log was recorded with, so this folder may be a copy. {}",
+        path.display(), in_its_place!()
+    )]
+    PlaceDamaged { path: PathBuf },
+    /// `--moved` for a folder that is where it was.
+    #[error(
+        "--moved was given, but {} is at the place that is recorded in it, or none was recorded yet: start without --moved. \
+         Nothing was changed", path.display()
+    )]
+    NotMoved { path: PathBuf },
+    /// `--moved` for a folder that wasn't left by a clean stop.
+    #[error(
+        "--moved was given, but {} doesn't end with the record of a clean stop, so it may lack what was decided since. Nothing \
+         was changed. Start the original, stop it with SIGTERM, and move the folder then", path.display()
+    )]
+    MovedWithoutStop { path: PathBuf },
     /// MARK isn't there.
     #[error("{} is missing: it says how far the log must reach. {}", path.display(), restore!())]
     MarkMissing { path: PathBuf },
@@ -101,6 +140,13 @@ pub enum Error {
          and what wasn't is aborted"
     )]
     Write { source: rocksdb::Error },
+    /// A file of the open log was changed by somebody else.
+    #[error(
+        "{} was {how} while this process had it open, so nothing more of the log can be trusted to be found again. No commit was \
+         reported since that was noticed. Find out who did it (a cleaner, log rotation, a second coordinator, a restored \
+         copy), and start again: the start says if something that was reported is missing", path.display()
+    )]
+    ChangedOutside { path: PathBuf, how: &'static str },
     /// What was to be written breaks the rules of the log. A bug.
     #[error("an entry was refused, as it breaks the rules of the log: {0}; this is a bug, please report it")]
     Misuse(String),

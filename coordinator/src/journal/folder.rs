@@ -4,6 +4,7 @@
 //!   LOCK          held as long as the log is open
 //!   RESERVE       room, to be given up when the disk is full
 //!   log/FORMAT    text: what this is, its format, its coordinator; never changes
+//!   log/PLACE     text: which files FORMAT and itself are, so that a copy is recognised
 //!   log/MARK      how far the log must reach
 //!   log/db/       RocksDB
 //! ```
@@ -20,7 +21,7 @@ use std::{
 use unanimous_sdk::protocol::{CoordinatorId, UnixMillis};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Error, mark::Mark, recovery::Identity};
+use super::{Error, mark::Mark, place, recovery::Identity};
 
 /// The format this program writes, and the only one it reads.
 const FORMAT: u64 = 1;
@@ -65,6 +66,30 @@ impl Folder {
         let log = dir.join("log");
         let identity = read_format(&log.join("FORMAT"))?;
         Ok(Self { identity, log, lock: lock(&dir.join("LOCK"))? })
+    }
+
+    /// Compares the folder with the place that is recorded in it.
+    pub(super) fn place(&self) -> Result<place::Place, Error> {
+        place::look(&self.log, self.identity.coordinator)
+    }
+
+    /// Records that the folder is at its place.
+    pub(super) fn record_place(&self) -> Result<(), Error> {
+        place::record(&self.log, self.identity.coordinator)
+    }
+
+    /// The lock, and where it was taken.
+    pub(super) fn lock(&self) -> (PathBuf, &File) {
+        (self.log.with_file_name("LOCK"), &self.lock)
+    }
+
+    pub(super) fn format(&self) -> PathBuf {
+        self.log.join("FORMAT")
+    }
+
+    /// The folder `log` itself.
+    pub(super) fn path(&self) -> &Path {
+        &self.log
     }
 
     pub(super) fn mark(&self) -> PathBuf {

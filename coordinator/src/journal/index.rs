@@ -86,10 +86,14 @@ pub struct Find {
     pub looks: Option<usize>,
 }
 
-/// When the transaction of an index row was begun, as its id says.
-pub(super) fn begun_ms(row: &[u8]) -> Option<u64> {
-    let id: [u8; 8] = row.get(8..16)?.try_into().ok()?;
-    Some(u64::from_be_bytes(id) >> 16)
+/// Returns the first half of the id in an index row: enough to say of most ids which is the lower one.
+pub(super) fn half_of_row(row: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(row.get(8..16)?.try_into().ok()?))
+}
+
+/// Returns the first half of an id.
+pub(super) fn first_half(id: TransactionId) -> u64 {
+    id.uuid().as_u64_pair().0
 }
 
 /// How a transaction finished.

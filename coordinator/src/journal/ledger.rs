@@ -3,6 +3,8 @@
 //! Always true: forced records are numbered without gaps and chained; decisions' sequences have no gaps; the highest
 //! transaction id is written in the same batch as whatever raised it.
 
+use std::sync::Arc;
+
 use unanimous_sdk::protocol::{Epoch, TransactionId};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -12,6 +14,8 @@ use super::{
     encoding::{self, Change, Table, Unreadable},
     format,
     index::Tag,
+    retention::Ages,
+    skew::Skew,
 };
 use crate::transaction::Record;
 
@@ -27,20 +31,24 @@ pub(super) struct Ledger {
     pub(super) highest: TransactionId,
     /// Forced records since the last checkpoint.
     pub(super) unverified: u64,
-    /// What finishes later than this after its beginning is kept apart, so that all else can be dropped by ranges.
-    pub(super) late_ms: u64,
+    /// What was begun long before it finishes is kept apart, so that all else can be dropped by ranges.
+    pub(super) ages: Arc<Ages>,
+    pub(super) skew: Skew,
 }
 
 impl Ledger {
     /// What these entries change, as one batch.
     pub(super) fn enter_all(&mut self, entries: &[Entry]) -> Result<Vec<Change>, Error> {
         let mut changes = Vec::with_capacity(entries.len() * 3 + 2);
-        let before = self.highest;
+        let (before, skew) = (self.highest, self.skew);
         for entry in entries {
             self.enter(entry, &mut changes)?;
         }
         if self.highest != before {
             changes.push(Change::Put(Table::Meta, encoding::HIGHEST.to_vec(), encode(&self.highest)?));
+        }
+        if self.skew != skew {
+            changes.push(Change::Put(Table::Meta, encoding::SKEW.to_vec(), encode(&self.skew)?));
         }
         Ok(encoding::settled(changes))
     }
@@ -49,6 +57,9 @@ impl Ledger {
         match entry {
             Entry::Record { id, index, record } => {
                 self.highest = self.highest.max(*id);
+                if let Record::Begun(transaction) = record {
+                    self.skew.see(*id, transaction.created_at);
+                }
                 self.record(*id, *index, record, changes)?;
             }
             Entry::Finished { id, transaction } => {
@@ -56,12 +67,10 @@ impl Ledger {
                 changes.extend(
                     (0..transaction.records).map(|at| Change::Delete(Table::Live, encoding::live_key(*id, at))),
                 );
-                let took = transaction.finished_at.map(|at| at.since(transaction.created_at));
-                let late = took.is_none_or(|took| took.as_millis() > u128::from(self.late_ms));
-                let kept = late || transaction.is_kept_beyond_retention();
-                let (table, mark) = if kept { (Table::Kept, encoding::INDEX_KEPT) } else { (Table::History, &[][..]) };
+                let kept = *id <= self.ages.late() || transaction.is_kept_beyond_retention();
+                let (table, mark) = if kept { (Table::Kept, self.ages.kept_row()) } else { (Table::History, vec![]) };
                 let tags = Tag::all(transaction).into_iter();
-                changes.extend(tags.map(|tag| Change::Put(Table::Index, tag.row(*id), mark.to_vec())));
+                changes.extend(tags.map(|tag| Change::Put(Table::Index, tag.row(*id), mark.clone())));
                 changes.push(Change::Put(
                     table,
                     encoding::history_key(*id),
@@ -76,7 +85,7 @@ impl Ledger {
             Entry::Amended { id, transaction } => {
                 // What can still change stands among those that retention leaves alone.
                 let tags = Tag::all(transaction).into_iter();
-                let mark = encoding::INDEX_KEPT.to_vec();
+                let mark = self.ages.kept_row();
                 changes.extend(tags.map(|tag| Change::Put(Table::Index, tag.row(*id), mark.clone())));
                 let row = checked(format::finished_row(transaction))?;
                 changes.push(Change::Put(Table::Kept, encoding::history_key(*id), row));
@@ -106,6 +115,13 @@ impl Ledger {
         self.force(Forced::Checkpoint { sequence: self.sequence }, changes)?;
         changes.push(Change::Put(Table::Meta, encoding::CHECKPOINT.to_vec(), encode(&self.tip.number)?));
         self.unverified = 0;
+        Ok(())
+    }
+
+    /// The last record of a clean stop: nothing follows it until the log is opened again.
+    pub(super) fn close(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
+        self.checkpoint(changes)?;
+        changes.push(Change::Put(Table::Meta, encoding::CLOSED.to_vec(), encode(&self.tip.number)?));
         Ok(())
     }
 

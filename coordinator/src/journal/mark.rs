@@ -7,7 +7,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::FileExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use unanimous_sdk::protocol::CoordinatorId;
@@ -23,6 +23,7 @@ const LEN: usize = 8 + 16 + 8 + 16 + 8;
 /// The open mark.
 #[derive(Debug)]
 pub(super) struct Mark {
+    path: PathBuf,
     file: File,
     coordinator: CoordinatorId,
 }
@@ -31,7 +32,7 @@ impl Mark {
     /// The mark of a new log, synced.
     pub(super) fn create(path: &Path, coordinator: CoordinatorId) -> Result<(), Error> {
         let file = File::create_new(path).map_err(Error::io("create", path))?;
-        let mark = Self { file, coordinator };
+        let mark = Self { path: path.to_owned(), file, coordinator };
         mark.write(Tip::genesis(coordinator)).and_then(|()| mark.sync()).map_err(Error::io("write", path))
     }
 
@@ -55,7 +56,19 @@ impl Mark {
     /// Opens it to be written.
     pub(super) fn open(path: &Path, coordinator: CoordinatorId) -> Result<Self, Error> {
         let file = OpenOptions::new().write(true).open(path).map_err(Error::io("open", path))?;
-        Ok(Self { file, coordinator })
+        Ok(Self { path: path.to_owned(), file, coordinator })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(super) fn coordinator(&self) -> CoordinatorId {
+        self.coordinator
     }
 
     /// Moves it on. Not synced.

@@ -7,17 +7,19 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use unanimous_sdk::protocol::{CoordinatorId, TransactionId, UnixMillis};
 
 use super::{
-    Entry, Error, Find, Journal, Lsn, Progress, Recovered,
+    Entry, Error, Find, Journal, Lsn, Plausibility, Progress, Reading, Recovered,
     chain::Tip,
     encoding::{Change, Table},
     index,
     ledger::Ledger,
-    recovery::{self, Each, From, Identity, Tables},
+    recovery::{self, Each, From, Identity, OpenedTables, Tables},
+    retention::Retention,
 };
 use crate::transaction::Transaction;
 
@@ -47,6 +49,7 @@ struct State {
     /// Whether what is unsynced holds a forced entry.
     force: bool,
     ledger: Ledger,
+    retention: Retention,
     mark: Tip,
     progress: Progress,
     ended: bool,
@@ -72,7 +75,7 @@ impl Memory {
         random: u128,
     ) -> Result<(Self, Recovered), Error> {
         let found = recovery::read(&disk, identity.coordinator, mark, From::Checkpoint)?;
-        let (changes, ledger, recovered) = found.open(identity, now, random)?;
+        let OpenedTables { changes, ledger, retention, recovered } = found.open(identity, now.into(), random)?;
         disk.change(changes);
         let state = State {
             identity,
@@ -83,6 +86,7 @@ impl Memory {
             force: false,
             mark: ledger.tip,
             ledger,
+            retention,
             progress: Progress::default(),
             ended: false,
             forced_writes: 0,
@@ -110,6 +114,21 @@ impl Memory {
         let mut state = self.lock();
         let written = state.write(usize::MAX)?;
         Ok(if state.force { state.sync() } else { written })
+    }
+
+    /// As [`RocksDb::retain`](super::RocksDb::retain): what it changes is written, and not synced, as if it were one entry more.
+    pub fn retain(
+        &self,
+        keep: Duration,
+        now: Reading,
+        before: impl FnOnce(UnixMillis, TransactionId),
+    ) -> Result<Plausibility, Error> {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let due = state.retention.look(&state.kernel, keep, now, before)?;
+        state.kernel.change(due.changes.iter().cloned());
+        state.unsynced.push(due.changes);
+        Ok(due.plausibility)
     }
 
     /// How many entries were appended and not written.
@@ -220,7 +239,7 @@ impl Journal for Memory {
         }
         state.write(usize::MAX)?;
         let mut changes = Vec::new();
-        state.ledger.checkpoint(&mut changes)?;
+        state.ledger.close(&mut changes)?;
         state.kernel.change(changes.iter().cloned());
         state.unsynced.push(changes);
         state.sync();

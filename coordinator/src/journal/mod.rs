@@ -15,20 +15,25 @@
 //! 3. Number a transaction's records without gaps, and end it with one [`Entry::Finished`], which takes them away.
 
 mod chain;
+mod clock;
 mod database;
 mod encoding;
 mod error;
 mod folder;
 mod format;
+mod guard;
 mod index;
 mod ledger;
 mod live;
 mod mark;
 pub mod memory;
+mod opening;
+mod place;
 mod reading;
 mod recovery;
 mod retention;
 pub mod rocks;
+mod skew;
 pub mod space;
 #[cfg(test)]
 mod tests;
@@ -39,11 +44,14 @@ use std::{collections::BTreeSet, sync::Arc};
 use unanimous_sdk::protocol::{CoordinatorId, Epoch, ParticipantUrl, TransactionId, UnixMillis};
 
 pub use self::{
+    clock::{LogClock, Plausibility, Reading},
     error::Error,
     index::{Find, Tag},
     memory::Memory,
+    opening::Opening,
     reading::{decode_record, reads_as_written},
     rocks::RocksDb,
+    skew::Skew,
     writer::Stats,
 };
 pub use crate::transaction::Lsn;
@@ -135,7 +143,7 @@ pub struct Recovered {
     pub epochs: BTreeSet<Epoch>,
     /// When the log was created.
     pub created_at: UnixMillis,
-    /// From which time on nothing was dropped by retention: an id of a later time that isn't known never was.
+    /// From which time on nothing was dropped by retention: what was begun later and isn't known never was.
     pub retained_since: UnixMillis,
     /// The highest transaction id ever logged; nil if there was none.
     pub highest: TransactionId,
@@ -143,6 +151,10 @@ pub struct Recovered {
     pub forgotten: TransactionId,
     /// The participants to which commits are held.
     pub suspects: Vec<ParticipantUrl>,
+    /// Bounds the time in new ids.
+    pub clock: LogClock,
+    /// How far the time in ids and the wall clock have ever been apart.
+    pub skew: Skew,
     /// The sequence of the last decision; 0 if there was none.
     pub sequence: u64,
     /// The transactions that are not finished, in order of their ids.
@@ -169,10 +181,8 @@ pub trait Journal: Send + Sync + 'static {
         each: &mut dyn FnMut(TransactionId, Transaction) -> bool,
     ) -> Result<Option<TransactionId>, Error>;
 
-    /// Looks whether this process still owns the log: its lock, its folder and files, and what it last wrote to its watermark.
-    ///
-    /// # Errors
-    /// What is not as this process left it.
+    /// Fails unless the log is still this process's own: it holds the lock, the files are those that it has open, and how far
+    /// the log must reach stands there as this process wrote it last. Needs no network, and may wait for the disk.
     fn confirm_ownership(&self) -> Result<(), Error>;
 
     /// Makes everything durable, writes a checkpoint and ends. Nothing may be appended afterwards.

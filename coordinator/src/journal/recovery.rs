@@ -2,22 +2,24 @@
 //!
 //! Always true: what is returned here was read, whole, from records whose chain holds and reaches the mark.
 
-use std::{collections::BTreeSet, ops::ControlFlow};
+use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 
 use unanimous_sdk::protocol::{CoordinatorId, Epoch, ParticipantUrl, TransactionId, UnixMillis};
 
 use super::{
-    Error, Recovered,
+    Error, Opening, Recovered,
     chain::{Forced, Link, Tip},
+    clock::{LogClock, LogTime},
     encoding::{self, Change, Table},
     format,
     ledger::Ledger,
     live,
+    retention::{Ages, Retention},
 };
-use crate::{transaction::Transaction, uuid7::next_uuid_v7};
-
-/// What finishes later than this after its beginning is kept apart, if nothing else is said.
-const DEFAULT_LATE_MS: u64 = 60_000;
+use crate::{
+    transaction::Transaction,
+    uuid7::{millis, next_uuid_v7},
+};
 
 /// Takes one row, and says whether it wants another.
 pub(super) type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Error> + 'a;
@@ -47,8 +49,13 @@ pub(super) struct Found {
     epochs: BTreeSet<Epoch>,
     superseded: Option<Epoch>,
     retained: UnixMillis,
-    forgotten: TransactionId,
     suspects: Vec<ParticipantUrl>,
+    forgotten: Option<TransactionId>,
+    time: Option<LogTime>,
+    /// The folder's place was recorded.
+    pub(super) placed: bool,
+    /// The log ends with the record of a clean stop.
+    pub(super) closed: bool,
     pub(super) live: Vec<(TransactionId, Transaction)>,
 }
 
@@ -85,29 +92,44 @@ pub(super) fn read(
         return Err(Error::MarkDiffers { number: mark.number });
     }
     let highest = meta(tables, encoding::HIGHEST)?.unwrap_or(TransactionId::NIL);
+    let skew = meta(tables, encoding::SKEW)?.unwrap_or_default();
     Ok(Found {
-        ledger: Ledger { tip, sequence, highest, unverified, late_ms: DEFAULT_LATE_MS },
+        // (The log's own time is known when it is opened.)
+        ledger: Ledger { tip, sequence, highest, unverified, ages: Arc::new(Ages::new(highest, 0)), skew },
         epochs: epochs(tables)?,
         superseded: meta(tables, encoding::SUPERSEDED)?,
         retained: meta(tables, encoding::RETAINED)?.unwrap_or_default(),
-        forgotten: TransactionId::NIL,
         suspects: suspects(tables)?,
+        forgotten: meta(tables, encoding::FORGOTTEN)?,
+        time: meta(tables, encoding::TIME)?,
+        placed: meta::<()>(tables, encoding::PLACED)?.is_some(),
+        closed: meta(tables, encoding::CLOSED)? == Some(tip.number),
         live: live::read(tables)?,
     })
 }
 
 impl Found {
-    /// Mints the next epoch. What is returned first is to be made durable before the rest is believed.
-    pub(super) fn open(
-        mut self,
-        identity: Identity,
-        now: UnixMillis,
-        random: u128,
-    ) -> Result<(Vec<Change>, Ledger, Recovered), Error> {
-        let last = self.epochs.last().copied().max(self.superseded).map(Epoch::uuid);
-        let after = last.unwrap_or_default().max(self.ledger.highest.uuid());
-        let epoch = Epoch::from_uuid(next_uuid_v7(after, now.0, random));
-        let mut changes = Vec::new();
+    /// Mints the next epoch.
+    pub(super) fn open(mut self, identity: Identity, opening: Opening, random: u128) -> Result<OpenedTables, Error> {
+        let own = self.epochs.last().copied().map(Epoch::uuid).unwrap_or_default().max(self.ledger.highest.uuid());
+        let newest = (!own.is_nil()).then(|| millis(own));
+        let mut time = self.time.unwrap_or_else(|| LogTime::begin(newest, opening.now));
+        if opening.accept_clock {
+            time.accept(opening.now);
+        }
+        let clock = LogClock::new(time.id);
+        let after = own.max(self.superseded.map(Epoch::uuid).unwrap_or_default());
+        let epoch = Epoch::from_uuid(next_uuid_v7(after, clock.id_ms(opening.now, 0), random));
+        let highest = self.ledger.highest;
+        self.ledger.ages = Arc::new(Ages::new(highest, time.age));
+        let mut changes = vec![put(encoding::TIME, &time)?];
+        let forgotten = self.forgotten.unwrap_or_else(|| {
+            // Earlier releases didn't keep it. What they had dropped was begun before this time.
+            if self.retained > identity.created_at { highest } else { TransactionId::NIL }
+        });
+        if self.forgotten.is_none() {
+            changes.push(put(encoding::FORGOTTEN, &forgotten)?);
+        }
         self.ledger.open(epoch, &mut changes)?;
         self.epochs.insert(epoch);
         let recovered = Recovered {
@@ -116,14 +138,31 @@ impl Found {
             epochs: self.epochs,
             created_at: identity.created_at,
             retained_since: self.retained.max(identity.created_at),
-            highest: self.ledger.highest,
-            forgotten: self.forgotten,
             suspects: self.suspects,
+            highest,
+            forgotten,
+            clock,
+            skew: self.ledger.skew,
             sequence: self.ledger.sequence,
             live: self.live,
         };
-        Ok((changes, self.ledger, recovered))
+        let retention = Retention::new(time, Arc::clone(&self.ledger.ages), highest);
+        Ok(OpenedTables { changes, ledger: self.ledger, retention, recovered })
     }
+}
+
+/// What is to be gone on with when [`Found`] is opened.
+pub(super) struct OpenedTables {
+    /// To be made durable before the rest is believed.
+    pub(super) changes: Vec<Change>,
+    pub(super) ledger: Ledger,
+    pub(super) retention: Retention,
+    pub(super) recovered: Recovered,
+}
+
+fn put(key: &[u8], value: &impl serde::Serialize) -> Result<Change, Error> {
+    let value = encoding::encode(value).map_err(|error| Error::Misuse(error.to_string()))?;
+    Ok(Change::Put(Table::Meta, key.to_vec(), value))
 }
 
 /// Walks the forced records: the last of them, the last decision's sequence, and how many were walked.

@@ -13,15 +13,17 @@ use std::{
 use unanimous_sdk::protocol::{CoordinatorId, TransactionId, UnixMillis};
 
 use super::{
-    Entry, Error, Find, Journal, Lsn, OnFatal, OnProgress, Recovered,
+    Entry, Error, Find, Journal, Lsn, OnFatal, OnProgress, Opening, Plausibility, Reading, Recovered,
     database::Database,
-    encoding::Change,
+    encoding::{self, Change, Table},
     folder::Folder,
+    guard::{Fatal, Guard, Lookout},
     index,
     ledger::Ledger,
     mark::Mark,
-    recovery::{self, From},
-    retention::{self, Retention},
+    place::{self, Place},
+    recovery::{self, From, OpenedTables},
+    retention::Retention,
     space,
     writer::{Queue, Stats, Writer},
 };
@@ -32,6 +34,8 @@ pub struct RocksDb {
     database: Arc<Database>,
     queue: Arc<Queue>,
     writer: Mutex<Option<JoinHandle<Result<(), Error>>>>,
+    guard: Arc<Guard>,
+    lookout: Mutex<Option<Lookout>>,
     retention: Mutex<Retention>,
     /// Last, so that it is unlocked last.
     _folder: Arc<Folder>,
@@ -40,8 +44,9 @@ pub struct RocksDb {
 /// A log that is open and takes nothing yet: [`start`](Opened::start) it.
 pub struct Opened {
     database: Arc<Database>,
-    mark: Mark,
+    guard: Guard,
     ledger: Ledger,
+    retention: Retention,
     /// Last, so that it is unlocked last.
     folder: Arc<Folder>,
 }
@@ -52,6 +57,7 @@ pub struct Verified {
     /// The new epoch's.
     changes: Vec<Change>,
     ledger: Ledger,
+    retention: Retention,
     folder: Folder,
 }
 
@@ -71,31 +77,80 @@ pub struct Report {
 /// Opens the log in this folder, verifies it, and mints the epoch. An empty or missing folder becomes a new log.
 ///
 /// `random` gives fresh random bits each time it is called.
-pub fn open(dir: &Path, now: UnixMillis, random: impl FnMut() -> u128) -> Result<(Opened, Recovered), Error> {
-    let (verified, recovered) = verified(dir, now, random)?;
+pub fn open(
+    dir: &Path,
+    opening: impl Into<Opening>,
+    random: impl FnMut() -> u128,
+) -> Result<(Opened, Recovered), Error> {
+    let (verified, recovered) = verified(dir, opening, random)?;
     Ok((verified.open()?, recovered))
 }
 
 /// The first half of [`open`], which reads and verifies. What was recovered may be got ready meanwhile, but it isn't in
 /// force before [`Verified::open`] has returned.
-pub fn verified(dir: &Path, now: UnixMillis, mut random: impl FnMut() -> u128) -> Result<(Verified, Recovered), Error> {
-    let folder = Folder::open(dir, now, random(), Database::create)?;
+pub fn verified(
+    dir: &Path,
+    opening: impl Into<Opening>,
+    mut random: impl FnMut() -> u128,
+) -> Result<(Verified, Recovered), Error> {
+    let opening = opening.into();
+    let folder = Folder::open(dir, opening.now, random(), Database::create)?;
+    // Before the tables are read: a copy that was made while the log was written may well be unreadable.
+    let place = folder.place()?;
+    refuse_copy(&folder, place, opening.moved)?;
     let found = read(&folder, From::Checkpoint)?;
-    let (changes, ledger, recovered) = found.open(folder.identity, now, random())?;
-    Ok((Verified { dir: dir.to_owned(), changes, ledger, folder }, recovered))
+    refuse_unplaced(&folder, place, &found, opening.moved)?;
+    let OpenedTables { mut changes, ledger, retention, recovered } = found.open(folder.identity, opening, random())?;
+    let placed = encoding::encode(&()).map_err(|error| Error::Misuse(error.to_string()))?;
+    changes.push(Change::Put(Table::Meta, encoding::PLACED.to_vec(), placed));
+    Ok((Verified { dir: dir.to_owned(), changes, ledger, retention, folder }, recovered))
+}
+
+/// Refuses what the folder alone shows not to be at its place.
+fn refuse_copy(folder: &Folder, place: Place, moved: bool) -> Result<(), Error> {
+    match place {
+        Place::Same if moved => Err(Error::NotMoved { path: folder.path().to_owned() }),
+        Place::Other if !moved => Err(Error::Copied { path: folder.path().to_owned() }),
+        Place::Damaged if !moved => Err(Error::PlaceDamaged { path: place::path(folder.path()) }),
+        Place::Same | Place::Other | Place::Damaged | Place::Missing => Ok(()),
+    }
+}
+
+/// Refuses a folder whose record was removed, and one that was moved without a clean stop.
+fn refuse_unplaced(folder: &Folder, place: Place, found: &recovery::Found, moved: bool) -> Result<(), Error> {
+    match (place == Place::Missing, found.placed) {
+        (true, true) if !moved => Err(Error::PlaceMissing { path: place::path(folder.path()) }),
+        (true, false) if moved => Err(Error::NotMoved { path: folder.path().to_owned() }),
+        _ if moved && !found.closed => Err(Error::MovedWithoutStop { path: folder.path().to_owned() }),
+        _ => Ok(()),
+    }
+}
+
+/// Records that the log in this data folder is at its place, if a place was ever recorded in it. For a folder that was made
+/// of another's files and stands for it, as a snapshot of the file system does. The log must not be open.
+pub fn adopt(dir: &Path) -> Result<(), Error> {
+    let folder = Folder::open_existing(dir)?;
+    match folder.place()? {
+        Place::Missing => Ok(()),
+        Place::Damaged => Err(Error::PlaceDamaged { path: place::path(folder.path()) }),
+        Place::Same | Place::Other => folder.record_place(),
+    }
 }
 
 impl Verified {
     /// The second half: makes durable what was read, and then the new epoch.
     pub fn open(self) -> Result<Opened, Error> {
-        let Self { dir, changes, ledger, folder } = self;
+        let Self { dir, changes, ledger, retention, folder } = self;
         space::make_way(&dir)?;
         let database = Database::open(&folder.database())?;
+        // Before the tables say that it is there.
+        folder.record_place()?;
         database.write(&changes, true)?;
         let mark = Mark::open(&folder.mark(), folder.identity.coordinator)?;
         // Synced here, once: from now on a log without forced records can't be taken for this one.
         mark.write(ledger.tip).and_then(|()| mark.sync()).map_err(Error::io("write", folder.mark()))?;
-        Ok(Opened { database: Arc::new(database), mark, ledger, folder: Arc::new(folder) })
+        let guard = Guard::new(&folder, mark, ledger.tip)?;
+        Ok(Opened { database: Arc::new(database), guard, ledger, retention, folder: Arc::new(folder) })
     }
 }
 
@@ -116,48 +171,82 @@ fn read(folder: &Folder, from: From) -> Result<recovery::Found, Error> {
     recovery::read(&Database::open_to_read(&folder.database())?, folder.identity.coordinator, mark, from)
 }
 
+#[cfg(test)]
 impl Opened {
-    /// Starts the writer. `on_progress` is called from its thread; `on_fatal` at most once, when a write, a sync or the
-    /// mark has failed: it must end the process, and until then nothing more is written or reported.
+    /// Syncs one record, as the writer does; nothing else watches the files.
+    pub(super) fn sync_one(&mut self) -> Result<(), Error> {
+        let changes = self.ledger.enter_all(&[Entry::Checkpoint])?;
+        self.database.write(&changes, true)?;
+        self.guard.synced(self.ledger.tip)
+    }
+}
+
+impl Opened {
+    /// Starts the writer, and the watch over the log's files. `on_progress` is called from the writer's thread; `on_fatal` at
+    /// most once, from either, when a write, a sync or the mark has failed, or a file was changed by somebody else: it must
+    /// end the process, and until then nothing more is reported durable.
     pub fn start(self, on_progress: OnProgress, on_fatal: OnFatal) -> Result<RocksDb, Error> {
         let queue = Arc::new(Queue::default());
+        let (guard, fatal) = (Arc::new(self.guard), Arc::new(Fatal::new(on_fatal)));
         let writer = Writer {
             database: self.database.clone(),
-            mark: self.mark,
+            guard: Arc::clone(&guard),
             ledger: self.ledger,
             queue: queue.clone(),
             on_progress,
-            on_fatal,
-            folder: self.folder.clone(),
+            fatal: Arc::clone(&fatal),
+            _folder: self.folder.clone(),
         };
         let thread = thread::Builder::new().name("log".to_owned()).spawn(move || writer.run());
         let thread = thread.map_err(Error::io("start a thread that writes", self.folder.database()))?;
-        let retention = Mutex::new(Retention::default());
+        let lookout = Lookout::start(Arc::clone(&guard), fatal);
+        let lookout = lookout.map_err(Error::io("start a thread that watches", self.folder.database()))?;
+        let retention = Mutex::new(self.retention);
         Ok(RocksDb {
             database: self.database,
             queue,
             writer: Mutex::new(Some(thread)),
+            guard,
+            lookout: Mutex::new(Some(lookout)),
             retention,
             _folder: self.folder,
         })
     }
 }
 
-impl Opened {
-    /// How long finished transactions will be kept: what ends late by that measure is kept apart.
-    #[must_use]
-    pub fn keeping(mut self, keep: Duration) -> Self {
-        self.ledger.late_ms = retention::late_ms(keep);
-        self
-    }
-}
-
 impl RocksDb {
-    /// Drops what finished longer ago than `keep`. Before anything goes, `before` hears from which time on everything
-    /// will still be there. What was left to an operator stays. May take long.
-    pub fn retain(&self, keep: Duration, now: UnixMillis, before: impl FnOnce(UnixMillis)) -> Result<(), Error> {
+    /// Takes note of the time, and now and then drops what finished longer ago than is to be kept, by the log's own time. To be
+    /// called at least every minute. `before` hears, before anything goes, from which time on everything will still be there,
+    /// and the highest id that will have gone. Returns whether the wall clock is plausible: as long as it isn't, only
+    /// the time for which processes have run makes anything old.
+    pub fn retain(
+        &self,
+        keep: Duration,
+        now: Reading,
+        before: impl FnOnce(UnixMillis, TransactionId),
+    ) -> Result<Plausibility, Error> {
         let mut retention = self.retention.lock().unwrap_or_else(PoisonError::into_inner);
-        retention.pass(&self.database, keep, now, before)
+        let due = retention.look(&*self.database, keep, now, before)?;
+        self.database.write(&due.changes, false)?;
+        self.database.forget_index_upto(due.index_upto);
+        if due.compact {
+            // (`live` is nothing but deletions after a while, which only this drops.)
+            self.database.compact(&[Table::Live, Table::History, Table::Index, Table::Outcomes])?;
+        }
+        Ok(due.plausibility)
+    }
+
+    /// Takes note of the time, before [`Journal::close`]: else what has run since it was last noted counts for nothing.
+    pub fn note_time(&self, keep: Duration, now: Reading) -> Result<(), Error> {
+        let mut retention = self.retention.lock().unwrap_or_else(PoisonError::into_inner);
+        retention.note(keep, now);
+        self.database.write(&[retention.kept_time()?], false)
+    }
+
+    /// Puts what is in memory into tables, so that the database begins a new file for what is written next.
+    #[cfg(test)]
+    pub(super) fn begin_new_file(&self) {
+        self.database.flush();
     }
 
     /// What writing has cost so far.
@@ -188,7 +277,7 @@ impl Journal for RocksDb {
     }
 
     fn confirm_ownership(&self) -> Result<(), Error> {
-        Ok(())
+        self.guard.confirm()
     }
 
     fn close(&self) -> Result<(), Error> {
@@ -204,6 +293,9 @@ impl Journal for RocksDb {
 impl Drop for RocksDb {
     fn drop(&mut self) {
         self.queue.abandon();
+        if let Some(lookout) = self.lookout.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            lookout.stop();
+        }
         let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         // The last handle may be dropped by a callback, on the writer's own thread.
         if let Some(writer) = writer.filter(|writer| writer.thread().id() != thread::current().id()) {

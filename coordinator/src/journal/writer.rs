@@ -1,7 +1,7 @@
 //! The one writer: group commit.
 //!
 //! Always true: entries are written in the order they were appended, one batch at a time. Order of a batch: write (and
-//! sync if an entry in it is forced), then the mark, then the report. After a failure nothing is written or reported.
+//! sync if an entry in it is forced), then the guard's look, the mark, and the report. After a failure nothing is written or reported.
 //!
 //! Lazy entries that nobody waits for wake nobody: they ride with the next batch that somebody waits for, or go after
 //! [`PATIENCE`]. A batch for each of them cost more than all else that the log does.
@@ -17,7 +17,11 @@ use std::{
 use unanimous_sdk::failpoint;
 
 use super::{
-    Entry, Error, Lsn, OnFatal, OnProgress, Progress, database::Database, folder::Folder, ledger::Ledger, mark::Mark,
+    Entry, Error, Lsn, OnProgress, Progress,
+    database::Database,
+    folder::Folder,
+    guard::{Fatal, Guard},
+    ledger::Ledger,
 };
 
 /// How long lazy entries that nobody waits for may wait for company.
@@ -155,13 +159,13 @@ impl Queue {
 
 pub(super) struct Writer {
     pub(super) database: Arc<Database>,
-    pub(super) mark: Mark,
+    pub(super) guard: Arc<Guard>,
     pub(super) ledger: Ledger,
     pub(super) queue: Arc<Queue>,
     pub(super) on_progress: OnProgress,
-    pub(super) on_fatal: OnFatal,
+    pub(super) fatal: Arc<Fatal>,
     /// Last, so that it is unlocked last: the writer may outlive the journal's handle for the moment of its last batch.
-    pub(super) folder: Arc<Folder>,
+    pub(super) _folder: Arc<Folder>,
 }
 
 impl Writer {
@@ -170,8 +174,7 @@ impl Writer {
         let ended = self.write_all();
         if let Err(error) = ended {
             self.queue.abandon();
-            tracing::error!(%error, "the log can't be written any more; this process must end");
-            (self.on_fatal)(error);
+            self.fatal.tell(error);
             return Err(Error::Ended);
         }
         Ok(())
@@ -187,7 +190,7 @@ impl Writer {
             }
             (self.on_progress)(progress);
             if taken.closing {
-                self.mark.sync().map_err(Error::io("sync", self.folder.mark()))?;
+                self.guard.close()?;
                 break;
             }
         }
@@ -199,7 +202,7 @@ impl Writer {
         let before = self.ledger.tip;
         let mut changes = self.ledger.enter_all(&taken.entries)?;
         if taken.closing {
-            self.ledger.checkpoint(&mut changes)?;
+            self.ledger.close(&mut changes)?;
         }
         let forced = self.ledger.tip != before;
         if forced {
@@ -214,7 +217,7 @@ impl Writer {
             self.queue.synced_for_ns.fetch_add(took, Ordering::Relaxed);
             self.queue.forced_writes.fetch_add(1, Ordering::Relaxed);
             failpoint::hit("after-log-sync");
-            self.mark.write(self.ledger.tip).map_err(Error::io("write", self.folder.mark()))?;
+            self.guard.synced(self.ledger.tip)?;
             failpoint::hit("after-mark");
         }
         Ok(forced)

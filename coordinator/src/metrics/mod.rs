@@ -91,6 +91,7 @@ impl Metrics {
             recorder,
         };
         metrics.gauge(name::BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+        metrics.clock_is_plausible(true);
         let (mut decisions, mut calls) = (HashMap::new(), HashMap::new());
         name::each_known(|name, labels| {
             let counter = metrics.counter(name, labels);
@@ -228,6 +229,11 @@ impl Metrics {
         if now.forced_writes > before.forced_writes {
             self.log_sync.record(now.synced_for.saturating_sub(before.synced_for));
         }
+    }
+
+    /// Whether retention believes the wall clock.
+    pub(crate) fn clock_is_plausible(&self, plausible: bool) {
+        self.gauge(name::CLOCK, &[], f64::from(u8::from(!plausible)));
     }
 
     /// The log is loaded.

@@ -29,6 +29,7 @@ pub(super) const OLDEST: &str = "unanimous_oldest_unfinished_age_seconds";
 pub(super) const DISK_FULL: &str = "unanimous_disk_full";
 pub(super) const SUSPECTS: &str = "unanimous_participants_suspect";
 pub(super) const HORIZON_HELD: &str = "unanimous_horizon_held_seconds";
+pub(super) const CLOCK: &str = "unanimous_clock_implausible";
 pub(super) const RECOVERY: &str = "unanimous_recovery_seconds";
 pub(super) const BUILD_INFO: &str = "unanimous_build_info";
 pub(super) const PREPARE: &str = "unanimous_prepare_seconds";
@@ -78,6 +79,11 @@ const GAUGES: &[(&str, Option<Unit>, &str)] = &[
         "Participants that answered unknown-branch to 10 commits in a row: further commits to them are held. Look at the log line for the cause.",
     ),
     (DISK_FULL, None, "1 while the disk counts as full and nothing new is begun or enlisted, else 0."),
+    (
+        CLOCK,
+        None,
+        "1 while the wall clock has jumped by more than finished transactions are kept and retention goes by running time alone, else 0.",
+    ),
     (RECOVERY, Some(Unit::Seconds), "How long the log took to load at the last start."),
     (BUILD_INFO, None, "Always 1; the label is the version."),
 ];

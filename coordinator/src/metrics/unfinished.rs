@@ -20,6 +20,7 @@ pub(super) struct Unfinished {
 
 #[derive(Debug, Default)]
 struct One {
+    begun: UnixMillis,
     /// The places of branches that are prepared and have not ended. (A few: a set of them costs more than all else here.)
     prepared: Vec<u32>,
     /// Calls that were not answered and have not been made again.
@@ -40,7 +41,7 @@ pub(super) struct Seen {
 
 impl Unfinished {
     pub(super) fn new<'a>(recovered: impl IntoIterator<Item = (TransactionId, &'a Transaction)>) -> Self {
-        let one = |transaction| One { prepared: prepared(transaction), ..One::default() };
+        let one = |of: &Transaction| One { begun: of.created_at, prepared: prepared(of), ..One::default() };
         let transactions: BTreeMap<_, _> = recovered.into_iter().map(|(id, of)| (id, one(of))).collect();
         let in_doubt = transactions.values().filter(|one| !one.prepared.is_empty()).count();
         Self { transactions, in_doubt }
@@ -50,9 +51,9 @@ impl Unfinished {
     pub(super) fn record(&mut self, id: TransactionId, record: &Record) -> Seen {
         let mut seen = Seen::default();
         match record {
-            Record::Begun(_) => {
+            Record::Begun(transaction) => {
                 seen.begun = true;
-                self.transactions.insert(id, One::default());
+                self.transactions.insert(id, One { begun: transaction.created_at, ..One::default() });
             }
             Record::Voted { branch, vote: Vote::Prepared, .. } => self.change(id, |one| {
                 one.prepared.push(*branch);
@@ -109,11 +110,9 @@ impl Unfinished {
         self.in_doubt
     }
 
-    /// When the oldest was begun: its id says so.
+    /// When the oldest was begun.
     pub(super) fn oldest(&self) -> Option<UnixMillis> {
-        let (id, _) = self.transactions.first_key_value()?;
-        let (seconds, nanos) = id.uuid().get_timestamp()?.to_unix();
-        Some(UnixMillis(seconds.saturating_mul(1000).saturating_add(u64::from(nanos) / 1_000_000)))
+        self.transactions.first_key_value().map(|(_, one)| one.begun)
     }
 
     fn change(&mut self, id: TransactionId, change: impl FnOnce(&mut One)) {

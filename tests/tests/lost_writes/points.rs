@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use unanimous_tests::{
-    binaries::copy_folder,
+    binaries::{clone_folder, stand_for_the_original},
     coordinator::Coordinator,
     participant::{Act, Call, Participant},
     process::Setup,
@@ -111,7 +111,9 @@ impl fmt::Display for Loss {
 /// Starts a coordinator on what a loss of power has left, and holds it against what had been told.
 async fn after(loss: Loss, disk: &Disk, words: &[Word]) -> Vec<String> {
     let home = tempfile::tempdir().expect("a folder can be made");
-    disk.leave(loss.left, &mut StdRng::seed_from_u64(loss.seed), &home.path().join("data"));
+    let data = home.path().join("data");
+    disk.leave(loss.left, &mut StdRng::seed_from_u64(loss.seed), &data);
+    stand_for_the_original(&data);
     let mut coordinator = Coordinator::spawn_in(home, Setup::default());
     let started = wait::until("the coordinator serves, or has ended", async || {
         if coordinator.process.poll().is_some() {
@@ -202,7 +204,7 @@ async fn no_answer_is_contradicted_by_a_loss_of_power_at_any_moment() {
 
     // And while it starts on what is there, works a little, and ends.
     let home = tempfile::tempdir().expect("a folder can be made");
-    copy_folder(&life.coordinator.data(), &home.path().join("data"));
+    clone_folder(&life.coordinator.data(), &home.path().join("data"));
     let watched = Watched::new(&home.path().join("data"));
     let mut again = Life::start(home, &watched).await;
     let before = life.words.before(u64::MAX);

@@ -9,7 +9,7 @@ use std::{
 
 use rand::rngs::StdRng;
 use tempfile::TempDir;
-use unanimous_tests::process::Setup;
+use unanimous_tests::{binaries::stand_for_the_original, process::Setup};
 
 use crate::{
     disk::{Disk, Left},
@@ -88,6 +88,7 @@ impl Watched {
         }
         fs::remove_dir_all(&self.folder).expect("a folder can be removed");
         self.before.leave(left, random, &self.folder);
+        stand_for_the_original(&self.folder);
         fs::write(self.trace().0, "").expect("a file can be emptied");
         self.before = Disk::of(&self.folder);
     }

@@ -5,6 +5,7 @@ mod folder;
 mod killed;
 mod many;
 mod memory;
+mod place;
 mod retention;
 mod rules;
 mod story;

@@ -7,12 +7,12 @@ use uuid::Uuid;
 
 use super::story::{Log, NOW, View, story, write};
 use crate::journal::{
-    Entry, Error, Journal, Lsn, Progress,
+    Entry, Error, Journal, Lsn, Opening, Progress, Reading,
     database::Database,
     encoding::{self, Change, Table},
     rocks,
 };
-use crate::uuid7::next_uuid_v7;
+use crate::uuid7::{millis, next_uuid_v7};
 
 #[test]
 fn an_empty_folder_becomes_an_empty_log() {
@@ -92,6 +92,24 @@ fn an_epoch_is_greater_than_every_epoch_and_transaction_before_it_whatever_the_c
     let (_, later) = rocks::open(dir.path(), NOW, rand::random).unwrap();
     assert_eq!(later.highest, far);
     assert!(later.epoch.uuid() > far.uuid());
+}
+
+#[test]
+fn epoch_under_a_clock_ahead_is_an_hour_ahead_at_most() {
+    const HOUR: u64 = 3_600_000;
+    let dir = tempfile::tempdir().unwrap();
+    let open = |ahead: u64, accept_clock| {
+        let opening = Opening { accept_clock, ..UnixMillis(NOW.0 + ahead).into() };
+        millis(rocks::open(dir.path(), opening, rand::random).unwrap().1.epoch.uuid())
+    };
+    assert_eq!(open(0, false), NOW.0, "an empty log has none but the wall clock");
+    for _ in 0..5 {
+        let epoch = open(400 * 24 * HOUR, false);
+        assert!((NOW.0 + HOUR..NOW.0 + HOUR + 10).contains(&epoch), "starts gain nothing");
+    }
+    assert!(open(1, false) < NOW.0 + HOUR + 10);
+    assert_eq!(open(2 * HOUR, false), open(0, false), "the id time has not moved");
+    assert_eq!(open(400 * 24 * HOUR, true), NOW.0 + 400 * 24 * HOUR, "an operator says so");
 }
 
 /// An id of this moment.
@@ -241,4 +259,62 @@ pub fn change(dir: &std::path::Path, changes: impl FnOnce(&Database) -> Vec<Chan
     let database = Database::open(&dir.join("log/db")).unwrap();
     let changes = changes(&database);
     database.write(&changes, true).unwrap();
+}
+
+#[test]
+fn ownership_is_confirmed_until_the_mark_is_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let (told, fatal) = mpsc::channel();
+    let (opened, _) = rocks::open(dir.path(), NOW, rand::random).unwrap();
+    let log = opened.start(Box::new(|_| ()), Box::new(move |error| told.send(error).unwrap())).unwrap();
+    log.confirm_ownership().unwrap();
+    let path = dir.path().join("log/MARK");
+    let mark = std::fs::read(&path).unwrap();
+    let mut other = mark.clone();
+    other[30] ^= 1;
+    std::fs::write(&path, other).unwrap();
+    assert!(matches!(log.confirm_ownership(), Err(Error::ChangedOutside { .. } | Error::Ended)));
+    assert!(matches!(fatal.recv().unwrap(), Error::ChangedOutside { .. }));
+}
+
+#[test]
+fn log_stays_whole_while_its_database_begins_new_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    let entries = story(60);
+    for (at, batch) in entries.chunks(7).enumerate() {
+        log.append(at * 7 + 1, batch);
+        log.wait_written(at * 7 + batch.len());
+        let now = Reading { mono: at as u64 * 60_000, wall: NOW };
+        log.journal.retain(std::time::Duration::from_hours(1), now, |_, _| ()).unwrap();
+        // What is in memory goes to tables, and a new file is begun.
+        log.journal.begin_new_file();
+        log.journal.confirm_ownership().unwrap();
+    }
+    log.journal.close().unwrap();
+    drop(log);
+    let log = Log::open(dir.path()).unwrap();
+    assert_eq!(log.view(entries.len()).unwrap(), View::of_entries(&entries));
+}
+
+#[test]
+fn sync_into_a_truncated_file_moves_no_mark() {
+    for syncs in [1, 200] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut opened, _) = rocks::open(dir.path(), NOW, rand::random).unwrap();
+        for _ in 0..syncs {
+            opened.sync_one().unwrap();
+        }
+        let mark = std::fs::read(dir.path().join("log/MARK")).unwrap();
+        for entry in std::fs::read_dir(dir.path().join("log/db")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                std::fs::File::options().write(true).open(path).unwrap().set_len(0).unwrap();
+            }
+        }
+        // What is synced now leads to a file of the same length or more, with a hole.
+        assert!(matches!(opened.sync_one(), Err(Error::ChangedOutside { .. })));
+        assert!(matches!(opened.sync_one(), Err(Error::Ended)), "nothing is reported any more");
+        assert_eq!(std::fs::read(dir.path().join("log/MARK")).unwrap(), mark);
+    }
 }

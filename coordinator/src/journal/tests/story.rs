@@ -11,7 +11,7 @@ use unanimous_sdk::protocol::{CoordinatorId, Decision, TransactionId, UnixMillis
 use uuid::Uuid;
 
 use crate::{
-    journal::{Entry, Error, Journal, Lsn, Progress, Recovered, RocksDb, rocks},
+    journal::{Entry, Error, Journal, Lsn, Opening, Progress, Recovered, RocksDb, rocks},
     transaction::{Branch, BranchState, Decided, Record, State, Transaction},
 };
 
@@ -176,7 +176,11 @@ pub struct Log {
 
 impl Log {
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        let (opened, recovered) = rocks::open(dir, NOW, rand::random)?;
+        Self::open_with(dir, NOW)
+    }
+
+    pub fn open_with(dir: &Path, opening: impl Into<Opening>) -> Result<Self, Error> {
+        let (opened, recovered) = rocks::open(dir, opening, rand::random)?;
         let progress = Arc::new((Mutex::new(Progress::default()), Condvar::new()));
         let to = progress.clone();
         let on_progress = move |now| {
@@ -234,8 +238,14 @@ pub fn files(dir: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
     all
 }
 
-/// Copies a folder into an empty one.
+/// Copies a folder into an empty one, which stands for the original from now on: it isn't recognised as a copy.
 pub fn copy(from: &Path, to: &Path) {
+    copy_as_is(from, to);
+    rocks::adopt(to).unwrap();
+}
+
+/// Copies a folder into an empty one.
+pub fn copy_as_is(from: &Path, to: &Path) {
     for (path, content) in files(from) {
         let to = to.join(path.strip_prefix(from).unwrap());
         if path.is_dir() {
