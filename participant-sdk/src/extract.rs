@@ -19,7 +19,7 @@ use crate::{
     protocol::{
         BranchName, CoordinatorRef, EnlistAnswer, Epoch, Problem, ProblemType, TRANSACTION_HEADER, TransactionId, Vote,
     },
-    server::{How, Inner, Service, Stuck, now, problem_response},
+    server::{How, Inner, Service, Stuck, now, problem_response, refused},
     store::Store,
 };
 
@@ -85,7 +85,7 @@ pub struct InTransaction<P: Participant> {
 impl<P: Participant> Service<P> {
     /// Enlists this service in a transaction, by its URL, and opens a branch to work in.
     ///
-    /// Errors: `malformed`, `forbidden-participant` (the coordinator isn't on the allow-list), what the coordinator says
+    /// Errors: `malformed`, `forbidden-coordinator` (the coordinator isn't on the allow-list), what the coordinator says
     /// against it (such as `not-active`), `not-ready` if it can't be reached within 5 s.
     ///
     /// ```no_run
@@ -115,15 +115,22 @@ impl<P: Participant> Service<P> {
         })?;
         inner.check_coordinator(&coordinator.url).map_err(|problem| JoinError { problem })?;
         let key = BranchKey { coordinator: coordinator.id, transaction, branch: branch.clone() };
-        let call = Call::Open { now: now() };
         let remaining = Duration::from_millis(remaining_ms);
-        let event = Event::Told { from: coordinator, transaction, branch, call };
+        let (call, meant_for) = (Call::Open, None);
+        let event = Event::Told { from: coordinator, transaction, branch, call, meant_for, now: now() };
         let told = inner.carry_out(event, None, How { remaining, ..How::default() }).await?;
-        if told != Ok(Reply::Work) {
-            return Err(JoinError::new(
-                ProblemType::NotActive,
-                format!("no work can begin in the transaction: {told:?}"),
-            ));
+        match told {
+            Ok(Reply::Work) => {}
+            Err(refusal @ (Refusal::Implausible { .. } | Refusal::TooManyCoordinators)) => {
+                let Problem { kind, detail, .. } = refused(&refusal);
+                // Its caller has said nothing wrong: it is the coordinator's answer that isn't taken.
+                let kind = if kind == ProblemType::Implausible { ProblemType::NotReady } else { kind };
+                return Err(JoinError::new(kind, detail));
+            }
+            Ok(_) | Err(_) => {
+                let what = format!("no work can begin in the transaction: {told:?}");
+                return Err(JoinError::new(ProblemType::NotActive, what));
+            }
         }
         let (late, of) = (Arc::downgrade(inner), key.clone());
         tokio::spawn(async move {
@@ -214,8 +221,11 @@ impl<P: Participant> InTransaction<P> {
             let present = error.problem.members.get("epoch").and_then(|epoch| epoch.as_str()?.parse::<Epoch>().ok());
             match present {
                 Some(present) if error.problem.kind == ProblemType::StaleEpoch && present > epoch => {
-                    let superseded = Event::Superseded { coordinator: id, epoch: present };
-                    let _ = self.inner.carry_out(superseded, None, How::default()).await?;
+                    let superseded = Event::Superseded { coordinator: id, epoch: present, now: now() };
+                    let kept = self.inner.carry_out(superseded, None, How::default()).await?;
+                    if let Err(refusal) = kept {
+                        return Err(JoinError::new(ProblemType::NotReady, refused(&refusal).detail));
+                    }
                 }
                 Some(_) | None => return Err(error),
             }

@@ -260,7 +260,7 @@ async fn only_coordinators_on_the_list_are_obeyed() {
     let mut message = served.prepare_message(1, json!(["alice", -30]));
     message["coordinator"]["url"] = "http://10.0.0.1:7070".into();
     let answer = served.post("prepare", &message).await;
-    assert_eq!(problem(&answer).0, 403);
+    assert_eq!(problem(&answer), (403, "/problems/forbidden-coordinator"));
     assert_eq!(served.bank().prepares.load(Ordering::SeqCst), 0);
 }
 

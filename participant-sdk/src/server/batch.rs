@@ -16,10 +16,11 @@ use super::{
     How, Inner,
     answer::{Answer, Fault, JSON, json_response, shorten_answer, status},
     body::{Received, message, object},
-    calls::Settled,
+    calls::{Settled, refused},
+    now,
 };
 use crate::{
-    branch::Lsn,
+    branch::{Event, Lsn},
     participant::Participant,
     protocol::{
         BatchAnswer, BatchAnswers, BatchMessage, BatchRequest, Coordinator, MAX_BATCH_ANSWER_BYTES, Problem,
@@ -47,7 +48,9 @@ pub(super) async fn batch<P: Participant>(
         return Err(Problem::new(ProblemType::TooLarge, what).into());
     }
     inner.check_coordinator(&coordinator.url)?;
-    let settled = join_all(messages.iter().map(|text| settle(&inner, &coordinator, text))).await;
+    let messages: Vec<_> = messages.into_iter().map(|text| message("message", text.get().as_bytes())).collect();
+    inner.announce(&coordinator, &messages).await?;
+    let settled = join_all(messages.into_iter().map(|message| settle(&inner, &coordinator, message))).await;
     let last = settled.iter().flatten().map(|settled| settled.after).max();
     inner.durable(last.unwrap_or(Lsn(0))).await?;
     let mut answers = Vec::with_capacity(settled.len());
@@ -69,12 +72,26 @@ pub(super) async fn batch<P: Participant>(
     Ok(json_response(200, JSON, body).into_response())
 }
 
+impl<P: Participant> Inner<P> {
+    /// Refuses a batch whole, before any of it is carried out: its coordinator is stale, or says what can't be true.
+    async fn announce(
+        self: &Arc<Self>,
+        from: &Coordinator,
+        messages: &[Result<BatchMessage<'_>, Problem>],
+    ) -> Result<(), Fault> {
+        let lowest = messages.iter().flatten().map(|message| message.transaction).min();
+        let event = Event::Announced { from: from.clone(), lowest, now: now() };
+        let judged = self.carry_out(event, None, How::default()).await?;
+        judged.map_or_else(|refusal| Err(refused(&refusal).into()), |_| Ok(()))
+    }
+}
+
 async fn settle<P: Participant>(
     inner: &Arc<Inner<P>>,
     from: &Coordinator,
-    text: &RawValue,
+    message: Result<BatchMessage<'_>, Problem>,
 ) -> Result<Settled, Problem> {
-    let message: BatchMessage<'_> = message("message", text.get().as_bytes())?;
+    let message = message?;
     let traceparent = message.traceparent.as_deref().map(Into::into);
     let how = How { traceparent, is_one_of_many: true, ..How::default() };
     inner.settle_message(from.clone(), message, how).await

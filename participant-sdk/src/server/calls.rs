@@ -45,7 +45,7 @@ impl<P: Participant> Inner<P> {
         message: BatchMessage<'_>,
         mut how: How,
     ) -> Result<Settled, Problem> {
-        let BatchMessage { call, transaction, branch, payload, deadline, remaining_ms, .. } = message;
+        let BatchMessage { call, transaction, branch, participant_id, payload, deadline, remaining_ms, .. } = message;
         let (point, told) = match call {
             BatchCall::Prepare => {
                 let lacks = |member| {
@@ -60,13 +60,13 @@ impl<P: Participant> Inner<P> {
                     let what = "`payload` has a member twice";
                     Payload::parse(text.get()).ok_or_else(|| Problem::new(ProblemType::Malformed, what))
                 });
-                ("on-prepare", Call::Prepare { payload: payload.transpose()?, late: remaining_ms == 0, now: now() })
+                ("on-prepare", Call::Prepare { payload: payload.transpose()?, late: remaining_ms == 0 })
             }
             BatchCall::Commit => ("on-commit", Call::Commit),
             BatchCall::Abort => ("on-abort", Call::Abort),
         };
         failpoint::hit(point);
-        let event = Event::Told { from, transaction, branch, call: told };
+        let event = Event::Told { from, transaction, branch, call: told, meant_for: participant_id, now: now() };
         Ok(match self.settle(event, None, how).await {
             Ok(step) => Settled { call, after: step.after, told: Ok(step.answer) },
             Err(stuck) => Settled { call, after: Lsn::default(), told: Err(stuck) },
@@ -103,23 +103,66 @@ impl Settled {
                 let detail = Some("the branch is committed, and can't be undone".to_owned());
                 Ok(Said::Abort(AbortAnswer::HeuristicCommit { detail }))
             }
-            (_, Err(Refusal::StaleEpoch { coordinator, epoch })) => {
-                let what =
-                    format!("the coordinator {coordinator} has opened its log again since, under the epoch {epoch}");
-                let problem = Problem::new(ProblemType::StaleEpoch, what);
-                Err(problem.with("epoch", epoch).with("coordinator", coordinator).into())
-            }
-            (_, Err(Refusal::PayloadDiffers)) => Err(Problem::new(
-                ProblemType::Invalid,
-                "`payload` differs from that of the branch's first prepare; nothing was changed",
-            )
-            .into()),
+            (
+                _,
+                Err(
+                    refusal @ (Refusal::StaleEpoch { .. }
+                    | Refusal::Implausible { .. }
+                    | Refusal::Misdirected { .. }
+                    | Refusal::TooManyCoordinators
+                    | Refusal::PayloadDiffers),
+                ),
+            ) => Err(refused(&refusal).into()),
             // What can't follow from a call. Said, not panicked over: no answer, and the coordinator asks again.
             (call, other) => {
                 tracing::error!(?call, told = ?other, "the branch machine gave an answer that doesn't belong to the call");
                 Err(Fault::Internal("the participant can't answer this call"))
             }
         }
+    }
+}
+
+/// Returns what a message is answered that the branch machine refuses. The branch is as it was.
+pub(crate) fn refused(refusal: &Refusal) -> Problem {
+    match refusal {
+        Refusal::StaleEpoch { coordinator, epoch } => {
+            let what = format!("the coordinator {coordinator} has opened its log again since, under the epoch {epoch}");
+            Problem::new(ProblemType::StaleEpoch, what).with("epoch", epoch).with("coordinator", coordinator)
+        }
+        Refusal::Implausible { field } => {
+            let what = match *field {
+                "coordinator.epoch" => {
+                    "the time in `coordinator.epoch` is more than one hour ahead of this participant's clock: one of the \
+                     two clocks is wrong; nothing was kept"
+                }
+                _ => {
+                    "`coordinator.horizon` lies above the transaction of the message, which then would be finished; \
+                     nothing was kept"
+                }
+            };
+            Problem::new(ProblemType::Implausible, what).with("field", field)
+        }
+        Refusal::Misdirected { participant_id } => {
+            let what = format!(
+                "`participant_id` names another store than the one that answers here, {participant_id}; nothing was changed"
+            );
+            Problem::new(ProblemType::Misdirected, what)
+        }
+        Refusal::TooManyCoordinators => Problem::new(
+            ProblemType::ForbiddenCoordinator,
+            "as many coordinators are known here as may be that are not configured by name, and of each a branch is kept; \
+             the participant's operator can name those that it obeys in `coordinators`",
+        ),
+        Refusal::PayloadDiffers => Problem::new(
+            ProblemType::Invalid,
+            "`payload` differs from that of the branch's first prepare; nothing was changed",
+        ),
+        Refusal::UnknownBranch => {
+            Problem::new(ProblemType::UnknownBranch, "there is no trace here of a vote of this branch")
+        }
+        Refusal::IsAborted { why } => Problem::new(ProblemType::Aborted, format!("the branch is aborted: {why}")),
+        Refusal::IsCommitted => Problem::new(ProblemType::Committed, "the branch is committed, and can't be undone"),
+        Refusal::NameUsed => Problem::new(ProblemType::BranchConflict, "the branch's name was used before"),
     }
 }
 

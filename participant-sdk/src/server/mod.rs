@@ -29,6 +29,7 @@ use crate::{
 };
 
 pub(crate) use answer::problem_response;
+pub(crate) use calls::refused;
 pub(crate) use desk::{Desk, How, Stuck};
 
 /// How a service takes part.
@@ -46,7 +47,7 @@ pub struct ServiceOptions {
     /// Where coordinators reach this service. Needed only where it enlists itself. Default: none.
     pub url: Option<ParticipantUrl>,
     /// The coordinators it enlists with, obeys and asks: those whose URL lies under one of these. Default: empty, which
-    /// stands for every loopback address.
+    /// stands for every loopback address, and for at most 16 coordinators at a time.
     pub coordinators: Vec<ParticipantUrl>,
     /// How long a branch is in doubt before its coordinator is asked. Default: 1 s.
     pub patience: Duration,
@@ -194,7 +195,10 @@ impl<P: Participant> Inner<P> {
     fn loaded(self: &Arc<Self>, loaded: Result<Saved, Error>) {
         match loaded {
             Ok(saved) => {
-                let book = Book::restore(saved);
+                let mut book = Book::restore(saved);
+                if !self.options.coordinators.is_empty() {
+                    book = book.with_named_coordinators();
+                }
                 let in_doubt: Vec<_> = book.in_doubt().map(|(key, _)| key.clone()).collect();
                 tracing::info!(in_doubt = in_doubt.len(), "the participant's store is loaded");
                 let _ = self.desk.set(Mutex::new(Desk::new(book)));

@@ -25,15 +25,12 @@ use crate::{
     participant::Participant,
     protocol::{
         BATCH_HEADER, BatchCall, BatchMessage, Coordinator, DecisionRequest, HeldBranch, MAX_ANSWER_BYTES,
-        PrepareRequest, Problem, ProblemType,
+        MAX_CALL_BYTES, PrepareRequest, Problem, ProblemType,
     },
 };
 
-/// The largest body that is taken: 1 MiB.
-const BODY_LIMIT: usize = 1 << 20;
-
-/// The same for each message of a batch, if that is more for all of them.
-const BODY_LIMIT_OF_MESSAGE: usize = 4096;
+/// How much of a batch is taken for each message of it, if that is more than [`MAX_CALL_BYTES`] for all of them.
+const BATCH_BYTES_OF_MESSAGE: usize = 4096;
 
 pub(super) fn router<P: Participant>(inner: Arc<Inner<P>>) -> Router {
     let mut router = Router::new()
@@ -43,7 +40,7 @@ pub(super) fn router<P: Participant>(inner: Arc<Inner<P>>) -> Router {
         .route("/branches", get(branches::<P>));
     let most = inner.options.batch_max();
     if most > 0 {
-        let limit = DefaultBodyLimit::max(BODY_LIMIT.max(most * BODY_LIMIT_OF_MESSAGE));
+        let limit = DefaultBodyLimit::max(MAX_CALL_BYTES.max(most * BATCH_BYTES_OF_MESSAGE));
         router = router.route("/batch", post(batch::<P>).layer(limit));
     }
     router
@@ -56,7 +53,7 @@ pub(super) fn router<P: Participant>(inner: Arc<Inner<P>>) -> Router {
             let what = "prepare, commit, abort and batch are POST, branches is GET";
             problem_response(&Problem::new(ProblemType::MethodNotAllowed, what))
         })
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(DefaultBodyLimit::max(MAX_CALL_BYTES))
         .layer(middleware::from_fn_with_state(inner.clone(), around::<P>))
         .with_state(inner)
 }

@@ -24,11 +24,15 @@ use tokio::sync::oneshot;
 use super::{
     Change, Entry, Error, Store, Work, folder,
     folder::family,
+    format::{Coordinator, decode_branch, decode_coordinator},
     locks::{Locks, Owner},
-    staged::{decode, decode_key, encode, show},
+    staged::{decode_key, decode_staged, encode_staged, show},
     writer::{Job, Writer, Written},
 };
-use crate::branch::{BranchKey, Lsn, Saved, State};
+use crate::{
+    branch::{BranchKey, Lsn, Saved, State},
+    protocol::CoordinatorId,
+};
 
 /// How a store behaves.
 ///
@@ -87,11 +91,11 @@ impl Core {
     }
 
     /// All of a column family, read as what it should hold.
-    fn all<T: DeserializeOwned>(&self, name: &str) -> Result<Rows<T>, Error> {
+    fn all<T>(&self, name: &str, read: impl Fn(&[u8]) -> Result<T, String>) -> Result<Rows<T>, Error> {
         let rows = self.db.iterator_cf(family(&self.db, name), IteratorMode::Start);
         rows.map(|row| {
             let (key, value) = row.map_err(|cause| self.failed("loading", &cause))?;
-            let value = decode(&value).map_err(|what| self.damaged(format!("in {name:?} {what}")))?;
+            let value = read(&value).map_err(|what| self.damaged(format!("in {name:?} {what}")))?;
             Ok((key, value))
         })
         .collect()
@@ -152,7 +156,7 @@ impl KvStore {
         let core = Arc::new(Core { db: db.clone(), folder, locks, options, owners: AtomicU64::new(0) });
         // The locks are there before anybody can touch a key.
         let mut staged = HashMap::new();
-        for (key, value) in core.all(folder::STAGED)? {
+        for (key, value) in core.all(folder::STAGED, decode_staged)? {
             let key = decode_key(&key).map_err(|what| core.damaged(what))?;
             let work = Work::restore(core.clone(), value).map_err(|what| core.damaged(what))?;
             staged.insert(key, work);
@@ -219,12 +223,16 @@ impl KvStore {
     fn read_all(&self) -> Result<Saved, Error> {
         let core = &self.0.core;
         let mut saved = Saved::default();
-        for (id, known) in core.all(folder::COORDINATORS)? {
+        for (id, coordinator) in core.all(folder::COORDINATORS, decode_coordinator)? {
             let id =
                 uuid::Uuid::from_slice(&id).map_err(|_| core.damaged("a coordinator's id can't be read".to_owned()))?;
-            saved.coordinators.insert(crate::protocol::CoordinatorId::from_uuid(id), known);
+            let id = CoordinatorId::from_uuid(id);
+            match coordinator {
+                Coordinator::Known(known) => drop(saved.coordinators.insert(id, known)),
+                Coordinator::Former(former) => drop(saved.former.insert(id, former)),
+            }
         }
-        for (key, branch) in core.all::<crate::branch::Branch>(folder::BRANCHES)? {
+        for (key, branch) in core.all(folder::BRANCHES, decode_branch)? {
             let key = decode_key(&key).map_err(|what| core.damaged(what))?;
             if !branch.state.is_saved() || !saved.coordinators.contains_key(&key.coordinator) {
                 return Err(core.damaged(format!("the branch {key} stands there as {}", branch.state.name())));
@@ -270,7 +278,7 @@ impl Store for KvStore {
         match change {
             Change::None => send(Written::None),
             Change::Stage(key, work) => {
-                let bytes = encode(&work.staged());
+                let bytes = encode_staged(&work.staged());
                 self.staged().insert(key.clone(), work);
                 send(Written::Stage(key, bytes));
             }
