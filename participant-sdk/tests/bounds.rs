@@ -179,7 +179,7 @@ async fn epoch_far_ahead_in_a_coordinators_answer_is_not_kept() {
     let url = format!("{}/v1/transactions/{}", served.coordinator, transaction(7));
     let enlisted = |epoch: String| {
         let coordinator = json!({ "id": COORDINATOR, "epoch": epoch, "url": served.coordinator, "horizon": NIL });
-        json!({ "transaction": transaction(7), "branch": "b", "deadline": "2100-01-01T00:00:00Z",
+        json!({ "deadline": "2100-01-01T00:00:00Z",
                 "remaining_ms": 60_000, "coordinator": coordinator })
     };
     fake.answer([(201, enlisted(in_future(YEAR)))]);

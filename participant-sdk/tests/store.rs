@@ -82,7 +82,7 @@ async fn work(store: &KvStore, n: u32, writes: &[(&str, i64)]) -> Work {
 }
 
 fn open(folder: &tempfile::TempDir) -> KvStore {
-    KvStore::open_with(folder.path(), Options { lock_wait: Duration::from_millis(5) }).unwrap()
+    KvStore::open_with(folder.path(), Options { lock_wait: Duration::from_millis(5), ..Options::default() }).unwrap()
 }
 
 #[tokio::test]
@@ -263,7 +263,8 @@ const FAMILIES: [&str; 5] = ["data", "staged", "branches", "coordinators", "meta
 #[tokio::test]
 async fn what_cannot_be_trusted_is_refused_by_name() {
     type Damage = fn(&rocksdb::DB);
-    let damages: [(&str, Damage, &str); 5] = [
+    let damages: [(&str, Damage, &str); 6] = [
+        ("no id", |db| db.delete_cf(db.cf_handle("meta").unwrap(), "participant_id").unwrap(), "participant id"),
         (
             "newer format",
             |db| db.put_cf(db.cf_handle("meta").unwrap(), "format", "something 2").unwrap(),

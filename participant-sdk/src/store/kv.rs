@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     branch::{BranchKey, Lsn, Saved, State},
-    protocol::CoordinatorId,
+    protocol::{CoordinatorId, ParticipantId},
 };
 
 /// How a store behaves.
@@ -45,11 +45,16 @@ use crate::{
 pub struct Options {
     /// How long a branch waits for a key that another one holds, before it is a conflict. Default: 50 ms.
     pub lock_wait: Duration,
+    /// Gives the store a new participant id. For one start of a copy that is to run beside its original, as a participant
+    /// of its own: a copy has the id of its original, and two stores with one id can't be told apart. For every other
+    /// start it stays false, since a branch that was prepared under an id obeys its coordinator under that id only; one
+    /// that is in doubt in the copy asks, and is told abort, as the vote is the original's. Default: false.
+    pub new_participant_id: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lock_wait: Duration::from_millis(50) }
+        Self { lock_wait: Duration::from_millis(50), new_participant_id: false }
     }
 }
 
@@ -57,6 +62,7 @@ impl Default for Options {
 pub(super) struct Core {
     db: Arc<DB>,
     folder: String,
+    participant_id: ParticipantId,
     pub(super) locks: Locks,
     pub(super) options: Options,
     owners: AtomicU64,
@@ -145,15 +151,16 @@ impl KvStore {
     /// use std::time::Duration;
     /// use unanimous_sdk::store::{KvStore, Options};
     /// let folder = tempfile::tempdir().unwrap();
-    /// let store = KvStore::open_with(folder.path(), Options { lock_wait: Duration::from_millis(5) }).unwrap();
+    /// let options = Options { lock_wait: Duration::from_millis(5), ..Options::default() };
+    /// let store = KvStore::open_with(folder.path(), options).unwrap();
     /// // Another one can't open it meanwhile.
     /// assert!(KvStore::open(folder.path()).unwrap_err().to_string().contains("is open in another process"));
     /// ```
     pub fn open_with(path: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
         let (path, locks) = (path.as_ref(), Locks::default());
-        let db = Arc::new(folder::open(path)?);
-        let folder = path.display().to_string();
-        let core = Arc::new(Core { db: db.clone(), folder, locks, options, owners: AtomicU64::new(0) });
+        let (db, participant_id) = folder::open(path, options.new_participant_id)?;
+        let (db, folder) = (Arc::new(db), path.display().to_string());
+        let core = Arc::new(Core { db: db.clone(), folder, participant_id, locks, options, owners: AtomicU64::new(0) });
         // The locks are there before anybody can touch a key.
         let mut staged = HashMap::new();
         for (key, value) in core.all(folder::STAGED, decode_staged)? {
@@ -163,6 +170,21 @@ impl KvStore {
         }
         let writer = Writer::start(db).map_err(|cause| core.failed("starting its thread", &cause))?;
         Ok(Self(Arc::new(Inner { writer, core, staged: Mutex::new(staged), forced: AtomicU64::new(0) })))
+    }
+
+    /// Returns the id of the store, which was minted when it was created. A copy has the same one.
+    ///
+    /// ```
+    /// use unanimous_sdk::store::{KvStore, Options};
+    /// let folder = tempfile::tempdir().unwrap();
+    /// let id = KvStore::open(folder.path()).unwrap().participant_id();
+    /// assert_eq!(KvStore::open(folder.path()).unwrap().participant_id(), id);
+    /// // A copy that is to run beside its original, at its first start:
+    /// let copy = KvStore::open_with(folder.path(), Options { new_participant_id: true, ..Options::default() }).unwrap();
+    /// assert_ne!(copy.participant_id(), id);
+    /// ```
+    pub fn participant_id(&self) -> ParticipantId {
+        self.0.core.participant_id
     }
 
     /// The committed value under a key; None if there is none.
@@ -222,7 +244,7 @@ impl KvStore {
 
     fn read_all(&self) -> Result<Saved, Error> {
         let core = &self.0.core;
-        let mut saved = Saved::default();
+        let mut saved = Saved { participant_id: Some(core.participant_id), ..Saved::default() };
         for (id, coordinator) in core.all(folder::COORDINATORS, decode_coordinator)? {
             let id =
                 uuid::Uuid::from_slice(&id).map_err(|_| core.damaged("a coordinator's id can't be read".to_owned()))?;

@@ -6,7 +6,7 @@ mod rules;
 mod table;
 
 use super::*;
-use crate::protocol::{Coordinator, Decision, Epoch, TransactionId, UnixMillis, Vote};
+use crate::protocol::{Coordinator, Decision, Epoch, ParticipantId, TransactionId, UnixMillis, Vote};
 
 pub(super) const COORDINATOR: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
 

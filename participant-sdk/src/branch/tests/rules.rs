@@ -413,3 +413,26 @@ fn what_was_not_voted_for_is_gone_after_a_crash() {
     world.crash(usize::MAX);
     assert_eq!(world.state(1), Some(State::Prepared));
 }
+
+#[test]
+fn message_for_another_store_is_misdirected_and_not_kept() {
+    let id = |n| ParticipantId::from_uuid(uuid::Uuid::from_u128(n));
+    let for_store = |n, event: Event| match event {
+        Event::Told { from, transaction, branch, call, now, .. } => {
+            Event::Told { from, transaction, branch, call, meant_for: Some(id(n)), now }
+        }
+        other => other,
+    };
+    let mut book = Book::restore(Saved { participant_id: Some(id(1)), ..Saved::default() });
+    for call in [prepare(payload(1)), Call::Commit, Call::Abort] {
+        let before = book.clone();
+        let step = book.step(for_store(2, told(1, call)));
+        assert_eq!(step.answer, Err(Refusal::Misdirected { participant_id: id(1) }));
+        assert!(is_repeat(&step) && step.after == Lsn::default() && book == before, "{step:?}");
+    }
+    assert_eq!(book.step(for_store(1, told(1, Call::Abort))).answer, Ok(Reply::Aborted));
+    assert_eq!(book.step(told(2, Call::Abort)).answer, Ok(Reply::Aborted), "a message that names none");
+    // A store without an id obeys what is meant for any.
+    let mut book = Book::restore(Saved::default());
+    assert_eq!(book.step(for_store(2, told(1, Call::Abort))).answer, Ok(Reply::Aborted));
+}
