@@ -1,6 +1,6 @@
 //! A service that finds itself called within somebody's transaction: it enlists itself, and does its work in a branch.
 //!
-//! Always true: only coordinators on the allow-list are enlisted with; each time the branch has a fresh name; a branch
+//! Always true: only coordinators on the allow-list are enlisted with; an answer counts only if it names the call; each time the branch has a fresh name; a branch
 //! that was neither held nor voted for ends at its deadline, or when its [`InTransaction`] is dropped.
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -10,6 +10,7 @@ use axum::{
     http::request::Parts,
     response::{IntoResponse, Response},
 };
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::{
@@ -17,9 +18,10 @@ use crate::{
     http::Backoff,
     participant::Participant,
     protocol::{
-        BranchName, CoordinatorRef, EnlistAnswer, Epoch, Problem, ProblemType, TRANSACTION_HEADER, TransactionId, Vote,
+        BranchName, CoordinatorId, CoordinatorRef, EnlistAnswer, Epoch, Problem, ProblemType, TRANSACTION_HEADER,
+        TransactionId, Vote, VoteAnswer,
     },
-    server::{How, Inner, Service, Stuck, now, problem_response},
+    server::{How, Inner, Service, Stuck, now, problem_response, refused},
     store::Store,
 };
 
@@ -85,7 +87,7 @@ pub struct InTransaction<P: Participant> {
 impl<P: Participant> Service<P> {
     /// Enlists this service in a transaction, by its URL, and opens a branch to work in.
     ///
-    /// Errors: `malformed`, `forbidden-participant` (the coordinator isn't on the allow-list), what the coordinator says
+    /// Errors: `malformed`, `forbidden-coordinator` (the coordinator isn't on the allow-list), what the coordinator says
     /// against it (such as `not-active`), `not-ready` if it can't be reached within 5 s.
     ///
     /// ```no_run
@@ -109,21 +111,27 @@ impl<P: Participant> Service<P> {
         // A fresh name each time: under an older one, work might be missing.
         let branch = BranchName::unique();
         let body = serde_json::json!({ "participant": participant, "branch": branch });
-        let answer = inner.post(&format!("{url}/branches"), &body).await?;
-        let EnlistAnswer { coordinator, remaining_ms, .. } = serde_json::from_slice(&answer).map_err(|error| {
-            JoinError::new(ProblemType::NotReady, format!("the coordinator's answer can't be read: {error}"))
-        })?;
+        let is_mine = |answer: &EnlistAnswer| answer.transaction == transaction && answer.branch == branch;
+        let EnlistAnswer { coordinator, remaining_ms, .. } =
+            inner.post(&format!("{url}/branches"), &body, None, is_mine).await?;
         inner.check_coordinator(&coordinator.url).map_err(|problem| JoinError { problem })?;
         let key = BranchKey { coordinator: coordinator.id, transaction, branch: branch.clone() };
-        let call = Call::Open { now: now() };
         let remaining = Duration::from_millis(remaining_ms);
-        let event = Event::Told { from: coordinator, transaction, branch, call };
+        let (call, meant_for) = (Call::Open, None);
+        let event = Event::Told { from: coordinator, transaction, branch, call, meant_for, now: now() };
         let told = inner.carry_out(event, None, How { remaining, ..How::default() }).await?;
-        if told != Ok(Reply::Work) {
-            return Err(JoinError::new(
-                ProblemType::NotActive,
-                format!("no work can begin in the transaction: {told:?}"),
-            ));
+        match told {
+            Ok(Reply::Work) => {}
+            Err(refusal @ (Refusal::Implausible { .. } | Refusal::TooManyCoordinators)) => {
+                let Problem { kind, detail, .. } = refused(&refusal);
+                // Its caller has said nothing wrong: it is the coordinator's answer that isn't taken.
+                let kind = if kind == ProblemType::Implausible { ProblemType::NotReady } else { kind };
+                return Err(JoinError::new(kind, detail));
+            }
+            Ok(_) | Err(_) => {
+                let what = format!("no work can begin in the transaction: {told:?}");
+                return Err(JoinError::new(ProblemType::NotActive, what));
+            }
         }
         let (late, of) = (Arc::downgrade(inner), key.clone());
         tokio::spawn(async move {
@@ -208,14 +216,25 @@ impl<P: Participant> InTransaction<P> {
             let Some(epoch) = epoch else {
                 return Err(Stuck::NotReady("the coordinator isn't known".to_owned()).into());
             };
-            let body = serde_json::json!({ "vote": vote, "coordinator": CoordinatorRef { id, epoch } });
-            let Err(error) = self.inner.post(&url, &body).await else { return Ok(()) };
+            let mut body = serde_json::json!({ "vote": vote, "coordinator": CoordinatorRef { id, epoch } });
+            if let Some(participant_id) = self.inner.origin().participant_id {
+                body["participant_id"] = serde_json::json!(participant_id);
+            }
+            let is_mine = |answer: &VoteAnswer| {
+                answer.transaction == self.key.transaction
+                    && answer.branch == self.key.branch
+                    && answer.coordinator.id == id
+            };
+            let Err(error) = self.inner.post(&url, &body, Some(id), is_mine).await else { return Ok(()) };
             // It has opened its log anew: the vote counts only under the present epoch, which is kept, and named.
             let present = error.problem.members.get("epoch").and_then(|epoch| epoch.as_str()?.parse::<Epoch>().ok());
             match present {
                 Some(present) if error.problem.kind == ProblemType::StaleEpoch && present > epoch => {
-                    let superseded = Event::Superseded { coordinator: id, epoch: present };
-                    let _ = self.inner.carry_out(superseded, None, How::default()).await?;
+                    let superseded = Event::Superseded { coordinator: id, epoch: present, now: now() };
+                    let kept = self.inner.carry_out(superseded, None, How::default()).await?;
+                    if let Err(refusal) = kept {
+                        return Err(JoinError::new(ProblemType::NotReady, refused(&refusal).detail));
+                    }
                 }
                 Some(_) | None => return Err(error),
             }
@@ -271,15 +290,34 @@ impl<P: Participant> Inner<P> {
         Ok((format!("{base}/v1/transactions/{id}"), id))
     }
 
-    /// Posts to a coordinator, again if it can't be reached: what is posted here may come twice.
-    async fn post(&self, url: &str, body: &serde_json::Value) -> Result<Vec<u8>, JoinError> {
+    /// Posts to a coordinator, again if it can't be reached: what is posted here may come twice. `is_mine`: whether an
+    /// answer is that of this call. `id`: whose log it is meant for, if that is known.
+    async fn post<T: DeserializeOwned>(
+        &self,
+        url: &str,
+        body: &serde_json::Value,
+        mut id: Option<CoordinatorId>,
+        is_mine: impl Fn(&T) -> bool,
+    ) -> Result<T, JoinError> {
         let (until, mut pauses) = (Instant::now() + PATIENCE, Backoff::default());
         loop {
-            let error = match self.http.post(url).json(body).send().await {
+            let request = crate::http::meant_for(self.http.client().post(url), id);
+            let error = match request.json(body).send().await {
                 Ok(response) => {
                     let status = response.status();
+                    // A repeat is meant for the log that the first answer came from, whatever has its address by then.
+                    id = id.or(crate::http::coordinator_of(&response));
                     match crate::http::read(response).await {
-                        Ok(body) if status.is_success() => return Ok(body),
+                        Ok(body) if status.is_success() => match serde_json::from_slice::<T>(&body) {
+                            Ok(answer) if is_mine(&answer) => return Ok(answer),
+                            Ok(_) => {
+                                self.http.close();
+                                Problem::new(ProblemType::NotReady, format!("{url} gave the answer to another call"))
+                            }
+                            Err(error) => {
+                                Problem::new(ProblemType::NotReady, format!("{url} can't be understood: {error}"))
+                            }
+                        },
                         Ok(body) => crate::client::problem(status.as_u16(), &body),
                         Err(why) => Problem::new(ProblemType::NotReady, why),
                     }

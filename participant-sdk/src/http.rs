@@ -1,17 +1,67 @@
-//! What all callers share: a client that takes no detours, and pauses between attempts.
+//! What all callers share: connections that take no detours, and pauses between attempts.
 //!
-//! Always true: no proxy of the environment is used, no redirect is followed.
+//! Always true: no proxy of the environment is used, no redirect is followed; every call says that its answer is not to be
+//! kept; a connection on which an answer to another call came is not used again.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-pub(crate) fn client(timeout: Duration) -> reqwest::Result<reqwest::Client> {
+use reqwest::header::{CACHE_CONTROL, HeaderMap, HeaderValue};
+
+use crate::protocol::{COORDINATOR_HEADER, CoordinatorId};
+
+/// The longest that a call may take, where it doesn't wait for a decision.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections to coordinators.
+#[derive(Debug)]
+pub(crate) struct Connections(Mutex<reqwest::Client>);
+
+impl Connections {
+    pub(crate) fn new() -> reqwest::Result<Self> {
+        Ok(Self(Mutex::new(client()?)))
+    }
+
+    /// Returns the client whose connections are used now. Not to be kept: see [`Connections::close`].
+    pub(crate) fn client(&self) -> reqwest::Client {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Closes all connections once the calls on them have ended: an answer has come that belongs to another call.
+    pub(crate) fn close(&self) {
+        match client() {
+            Ok(fresh) => *self.0.lock().unwrap_or_else(PoisonError::into_inner) = fresh,
+            Err(error) => tracing::error!(%error, "the connections to coordinators can't be closed"),
+        }
+    }
+}
+
+fn client() -> reqwest::Result<reqwest::Client> {
+    let mut headers = HeaderMap::new();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
-        .connect_timeout(timeout.min(Duration::from_secs(5)))
-        .timeout(timeout)
+        .default_headers(headers)
+        .connect_timeout(TIMEOUT.min(Duration::from_secs(5)))
+        .timeout(TIMEOUT)
         .build()
+}
+
+/// Says for which coordinator's log a call is meant.
+pub(crate) fn meant_for(request: reqwest::RequestBuilder, id: Option<CoordinatorId>) -> reqwest::RequestBuilder {
+    match id {
+        Some(id) => request.header(COORDINATOR_HEADER, id.to_string()),
+        None => request,
+    }
+}
+
+/// Returns whose log answered, where the answer says so.
+pub(crate) fn coordinator_of(response: &reqwest::Response) -> Option<CoordinatorId> {
+    response.headers().get(COORDINATOR_HEADER)?.to_str().ok()?.parse().ok()
 }
 
 /// The largest answer that is read: a transaction with all its branches.

@@ -1,7 +1,8 @@
 //! Asks about what is in doubt, for as long as it is.
 //!
-//! Always true: only a 200 of the coordinator whose branch it is counts, and only if no higher epoch is known by then
-//! than the one that was named; nothing in doubt is decided here, or forgotten.
+//! Always true: only a 200 counts, of the coordinator whose branch it is, that names transaction and branch, and only if no
+//! higher epoch is known by then than the one that was named; nothing in doubt is decided here, or forgotten; the answer's
+//! horizon is not looked at.
 
 use std::{
     sync::{Arc, Weak, atomic::Ordering},
@@ -83,17 +84,25 @@ impl<P: Participant> Inner<P> {
     }
 
     async fn inquire(&self, url: &str, key: &BranchKey, epoch: Epoch) -> Result<Outcome, String> {
-        let url = format!(
+        let mut url = format!(
             "{url}/v1/transactions/{}/decision?coordinator={}&epoch={epoch}&branch={}",
             key.transaction, key.coordinator, key.branch
         );
-        let response = self.http.get(&url).send().await.map_err(|error| crate::http::explain(&error))?;
+        if let Some(participant_id) = self.origin().participant_id {
+            url += &format!("&participant_id={participant_id}");
+        }
+        let request = crate::http::meant_for(self.http.client().get(&url), Some(key.coordinator));
+        let response = request.send().await.map_err(|error| crate::http::explain(&error))?;
         let status = response.status().as_u16();
         let body = crate::http::read(response).await.map_err(|why| format!("{url}: {why}"))?;
         if status != 200 {
             return Err(format!("{url} answered {status}: {}", String::from_utf8_lossy(&body[..body.len().min(300)])));
         }
         let answer: InquiryAnswer = serde_json::from_slice(&body).map_err(|error| format!("{url}: {error}"))?;
+        if answer.transaction != key.transaction || answer.branch.as_ref() != Some(&key.branch) {
+            self.http.close();
+            return Err(format!("{url} gave the answer to another call"));
+        }
         if answer.coordinator.id != key.coordinator || answer.coordinator.epoch < epoch {
             return Err(format!("{url} answered as another coordinator, or an older one"));
         }

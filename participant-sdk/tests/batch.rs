@@ -15,7 +15,7 @@ use unanimous_sdk::{
 
 async fn bank_with(lock_wait: Duration, options: ServiceOptions) -> (tempfile::TempDir, Served) {
     let folder = tempfile::tempdir().unwrap();
-    let store = KvStore::open_with(folder.path(), Options { lock_wait }).unwrap();
+    let store = KvStore::open_with(folder.path(), Options { lock_wait, ..Options::default() }).unwrap();
     for account in ["alice", "bob", "slow"] {
         store.put(account, &100i64).await.unwrap();
     }

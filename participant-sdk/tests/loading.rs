@@ -136,6 +136,11 @@ async fn nothing_of_a_batch_is_told_before_all_of_it_is_durable_by_one_forced_wr
     assert_eq!((&*store.entries.lock().unwrap(), &*store.awaited.lock().unwrap()), (&vec![false; 4], &vec![Lsn(4)]));
     store.synced.notify_waiters();
     let answers: serde_json::Value = answer.await.unwrap().unwrap().json().await.unwrap();
-    let prepared = serde_json::json!({ "status": 200, "body": { "vote": "prepared" } });
-    assert_eq!(answers, serde_json::json!({ "answers": [prepared, prepared, prepared] }));
+    // A store without an id names its calls all the same.
+    let transaction = "01890a5d-1111-7000-8000-000000000001";
+    let prepared = ["a", "b", "c"].map(|branch| {
+        let body = serde_json::json!({ "vote": "prepared", "transaction": transaction, "branch": branch });
+        serde_json::json!({ "status": 200, "body": body })
+    });
+    assert_eq!(answers, serde_json::json!({ "answers": prepared }));
 }

@@ -11,7 +11,9 @@ use unanimous_sdk::{prelude::*, store::Options};
 
 async fn bank() -> (tempfile::TempDir, Served) {
     let folder = tempfile::tempdir().unwrap();
-    let store = KvStore::open_with(folder.path(), Options { lock_wait: Duration::from_millis(5) }).unwrap();
+    let store =
+        KvStore::open_with(folder.path(), Options { lock_wait: Duration::from_millis(5), ..Options::default() })
+            .unwrap();
     for account in ["alice", "bob", "slow"] {
         store.put(account, &100i64).await.unwrap();
     }
@@ -87,7 +89,8 @@ async fn a_key_that_another_branch_holds_is_a_vote_to_abort() {
 async fn a_prepare_that_waits_holds_no_decision_up() {
     let folder = tempfile::tempdir().unwrap();
     // Without an end: only the commit below can free the key.
-    let store = KvStore::open_with(folder.path(), Options { lock_wait: Duration::from_hours(1) }).unwrap();
+    let store = KvStore::open_with(folder.path(), Options { lock_wait: Duration::from_hours(1), ..Options::default() })
+        .unwrap();
     store.put("alice", &100i64).await.unwrap();
     let served = Served::start(store).await;
     assert_eq!(served.prepare(1, "alice", -30).await, prepared());
@@ -260,7 +263,7 @@ async fn only_coordinators_on_the_list_are_obeyed() {
     let mut message = served.prepare_message(1, json!(["alice", -30]));
     message["coordinator"]["url"] = "http://10.0.0.1:7070".into();
     let answer = served.post("prepare", &message).await;
-    assert_eq!(problem(&answer).0, 403);
+    assert_eq!(problem(&answer), (403, "/problems/forbidden-coordinator"));
     assert_eq!(served.bank().prepares.load(Ordering::SeqCst), 0);
 }
 
@@ -355,9 +358,10 @@ async fn who_is_in_doubt_asks_until_it_is_told_and_obeys() {
     let asked = fake.asked();
     assert_eq!(asked.len(), 8, "{asked:?}");
     let expected = format!(
-        "GET /v1/transactions/{}/decision?coordinator={COORDINATOR}&epoch={}&branch=b ",
+        "GET /v1/transactions/{}/decision?coordinator={COORDINATOR}&epoch={}&branch=b&participant_id={} ",
         transaction(1),
-        epoch(2)
+        epoch(2),
+        served.service.store().participant_id()
     );
     assert!(asked.iter().all(|asked| *asked == expected), "{asked:?}");
     assert_eq!(served.commit(1).await, committed());
@@ -392,7 +396,7 @@ async fn what_was_in_doubt_at_a_kill_is_asked_about_at_the_next_start() {
 async fn a_service_that_is_called_in_a_transaction_enlists_itself_and_votes_unasked() {
     let (folder, served, fake) = doubtful().await;
     let coordinator = json!({ "id": COORDINATOR, "epoch": epoch(2), "url": served.coordinator, "horizon": NIL });
-    let enlisted = json!({ "branch": "b", "deadline": "2100-01-01T00:00:00Z", "remaining_ms": 60_000, "coordinator": coordinator });
+    let enlisted = json!({ "deadline": "2100-01-01T00:00:00Z", "remaining_ms": 60_000, "coordinator": coordinator });
     // The coordinator has restarted between the two: the vote counts under the new epoch only.
     let stale = (412, json!({ "type": "/problems/stale-epoch", "status": 412, "epoch": epoch(3) }));
     fake.answer([(201, enlisted), stale, (200, json!({}))]);
@@ -419,7 +423,8 @@ async fn a_service_that_is_called_in_a_transaction_enlists_itself_and_votes_unas
 async fn a_branch_that_is_dropped_or_held_too_long_ends_itself() {
     let (_folder, served, fake) = doubtful().await;
     let coordinator = json!({ "id": COORDINATOR, "epoch": epoch(2), "url": served.coordinator, "horizon": NIL });
-    let enlisted = |ms: u64| json!({ "branch": "b", "deadline": "2100-01-01T00:00:00Z", "remaining_ms": ms, "coordinator": coordinator });
+    let enlisted =
+        |ms: u64| json!({ "deadline": "2100-01-01T00:00:00Z", "remaining_ms": ms, "coordinator": coordinator });
     let url = format!("{}/v1/transactions/{}", served.coordinator, transaction(7));
     fake.answer([(201, enlisted(60_000))]);
     let mut dropped = served.service.join(&url).await.unwrap();
@@ -440,7 +445,7 @@ async fn a_branch_that_is_dropped_or_held_too_long_ends_itself() {
 async fn held_work_is_voted_for_when_the_coordinator_asks() {
     let (_folder, served, fake) = doubtful().await;
     let coordinator = json!({ "id": COORDINATOR, "epoch": epoch(2), "url": served.coordinator, "horizon": NIL });
-    let enlisted = json!({ "branch": "b", "deadline": "2100-01-01T00:00:00Z", "remaining_ms": 60_000, "coordinator": coordinator });
+    let enlisted = json!({ "deadline": "2100-01-01T00:00:00Z", "remaining_ms": 60_000, "coordinator": coordinator });
     fake.answer([(201, enlisted)]);
     fake.decide([decided("pending", 2)]);
     let mut branch =
@@ -469,7 +474,7 @@ async fn a_service_enlists_with_coordinators_on_its_list_only() {
 async fn the_header_of_a_call_makes_it_part_of_the_transaction() {
     let (_folder, served, fake) = doubtful().await;
     let coordinator = json!({ "id": COORDINATOR, "epoch": epoch(2), "url": served.coordinator, "horizon": NIL });
-    let enlisted = json!({ "branch": "b", "deadline": "2100-01-01T00:00:00Z", "remaining_ms": 60_000, "coordinator": coordinator });
+    let enlisted = json!({ "deadline": "2100-01-01T00:00:00Z", "remaining_ms": 60_000, "coordinator": coordinator });
     fake.answer([(201, enlisted), (200, json!({}))]);
     fake.decide([decided("commit", 2)]);
     let place = |mut branch: InTransaction<common::Bank>| async move {

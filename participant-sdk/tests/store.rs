@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use unanimous_sdk::{
-    branch::{Act, Fate},
-    branch::{Book, BranchKey, Call, Event, Lsn, Payload, Reply, Step},
-    protocol::{Coordinator, TransactionId, UnixMillis, Vote},
+    branch::{Act, Book, BranchKey, Call, Event, Fate, Lsn, Payload, Reply, State, Step},
+    protocol::{Coordinator, Decision, TransactionId, UnixMillis, Vote},
     store::{Change, Entry, Error, KvStore, Options, Store, Work},
 };
 
@@ -34,7 +33,9 @@ impl User {
         let epoch = "01890a5d-0000-7000-8000-000000000001".parse().unwrap();
         let url = "http://127.0.0.1:1".to_owned();
         let from = Coordinator { id: coordinator, epoch, url, horizon: TransactionId::NIL };
-        Event::Told { from, transaction, branch, call }
+        // Shortly after the time in the ids.
+        let now = UnixMillis(0x0189_0a5d_2222);
+        Event::Told { from, transaction, branch, call, meant_for: None, now }
     }
 
     fn step(&mut self, event: Event, n: u32, work: Option<Work>) -> Step {
@@ -53,7 +54,7 @@ impl User {
 
     /// Up to the vote, which may not be durable yet.
     fn vote(&mut self, n: u32, work: Work) -> Lsn {
-        let call = Call::Prepare { payload: Payload::parse("1"), late: false, now: UnixMillis(0) };
+        let call = Call::Prepare { payload: Payload::parse("1"), late: false };
         assert_eq!(self.step(Self::told(n, call), n, None).answer, Ok(Reply::Work));
         let step = self.step(Event::Own { key: key(n), act: Act::Worked(Ok(Vote::Prepared)) }, n, Some(work));
         assert_eq!(step.answer, Ok(Reply::Voted(Vote::Prepared)));
@@ -81,7 +82,7 @@ async fn work(store: &KvStore, n: u32, writes: &[(&str, i64)]) -> Work {
 }
 
 fn open(folder: &tempfile::TempDir) -> KvStore {
-    KvStore::open_with(folder.path(), Options { lock_wait: Duration::from_millis(5) }).unwrap()
+    KvStore::open_with(folder.path(), Options { lock_wait: Duration::from_millis(5), ..Options::default() }).unwrap()
 }
 
 #[tokio::test]
@@ -262,7 +263,8 @@ const FAMILIES: [&str; 5] = ["data", "staged", "branches", "coordinators", "meta
 #[tokio::test]
 async fn what_cannot_be_trusted_is_refused_by_name() {
     type Damage = fn(&rocksdb::DB);
-    let damages: [(&str, Damage, &str); 5] = [
+    let damages: [(&str, Damage, &str); 6] = [
+        ("no id", |db| db.delete_cf(db.cf_handle("meta").unwrap(), "participant_id").unwrap(), "participant id"),
         (
             "newer format",
             |db| db.put_cf(db.cf_handle("meta").unwrap(), "format", "something 2").unwrap(),
@@ -335,4 +337,60 @@ async fn a_value_of_another_type_is_an_error_and_not_a_guess() {
     store.put("name", "alice").await.unwrap();
     assert!(matches!(store.get::<i64>("name"), Err(Error::Value { .. })));
     assert!(matches!(store.work(&key(1)).get::<i64>("name").await, Err(Error::Value { .. })));
+}
+
+/// Copies a folder's files.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+/// Written by the example bank of the first release: six transactions, of which one was committed, one aborted, one
+/// refused, one aborted before it was seen, and two are in doubt, one of them of another coordinator.
+#[tokio::test]
+async fn a_store_of_the_first_format_opens_as_it_was_left() {
+    let folder = tempfile::tempdir().unwrap();
+    copy(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/store-format-1")), folder.path());
+    for _ in 0..2 {
+        let store = open(&folder);
+        let saved = store.load().await.unwrap();
+        let states: Vec<_> = (1..=5).map(|n| saved.branches[&key(n)].state.clone()).collect();
+        let overdrawn = "overdrawn: account-01 holds 6.00, 50.00 is asked for".to_owned();
+        let expected = [
+            State::Committed,
+            State::Aborted("its transaction was aborted".to_owned()),
+            State::Refused(overdrawn),
+            State::Tombstone,
+            State::Prepared,
+        ];
+        assert_eq!(states, expected);
+        let id = "00000000-0000-4000-8000-000000000001".parse().unwrap();
+        let other = &saved.branches[&BranchKey { coordinator: id, ..key(6) }];
+        assert_eq!(
+            (&other.state, other.epoch.to_string()),
+            (&State::Prepared, saved.coordinators[&id].epoch.to_string())
+        );
+        assert_eq!(
+            other.payload.as_ref().map(|payload| &*payload.text),
+            Some(r#"{"account": "account-03", "cents": 9}"#)
+        );
+        assert_eq!(saved.coordinators[&id].horizon, key(2).transaction);
+        assert_eq!(saved.coordinators[&key(1).coordinator].url, "http://127.0.0.1:9");
+        assert_eq!(saved.branches.len(), 6);
+        // What was staged holds its locks, and appears when it is committed.
+        assert_eq!(store.get::<i64>("account/account-01").unwrap(), Some(600));
+        assert!(matches!(store.put("account/account-02", &1).await, Err(Error::LockConflict { .. })));
+        assert!(matches!(store.put("account/account-03", &1).await, Err(Error::LockConflict { .. })));
+    }
+    let store = open(&folder);
+    let mut user = User::new(store.clone()).await;
+    let epoch = user.book.coordinator(key(5).coordinator).unwrap().epoch;
+    user.step(Event::Learned { key: key(5), asked: epoch, decision: Decision::Commit }, 5, None);
+    let step = user.step(Event::Own { key: key(5), act: Act::Effected }, 5, None);
+    store.durable(step.after).await.unwrap();
+    assert_eq!(store.get::<i64>("account/account-02").unwrap(), Some(993));
+    drop((user, store));
+    assert_eq!(open(&folder).load().await.unwrap().branches[&key(5)].state, State::Committed);
 }

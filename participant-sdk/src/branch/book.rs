@@ -1,19 +1,23 @@
 //! All branches of a participant, and what it knows of coordinators.
 //!
-//! Always true: see the [module](super). A coordinator is looked at before a branch is: a stale one changes nothing.
+//! Always true: see the [module](super). A coordinator is looked at before a branch is: one that is stale, or says what
+//! can't be true, changes nothing.
 
 use std::collections::BTreeMap;
 
 use super::{
     Act, Branch, BranchKey, Call, Event, Fate, Known, Lsn, Payload, Record, Refusal, Reply, Saved, State, Step,
+    coordinators::{Admitted, Coordinators},
 };
-use crate::protocol::{BranchName, Coordinator, CoordinatorId, Decision, Epoch, TransactionId, UnixMillis, Vote};
+use crate::protocol::{
+    BranchName, Coordinator, CoordinatorId, Decision, Epoch, ParticipantId, TransactionId, UnixMillis, Vote,
+};
 
 /// All that a participant knows. Not for two threads at once.
 ///
 /// ```
 /// use unanimous_sdk::branch::{Book, Call, Event, Refusal, Saved};
-/// use unanimous_sdk::protocol::{Coordinator, TransactionId};
+/// use unanimous_sdk::protocol::{Coordinator, TransactionId, UnixMillis};
 /// let mut book = Book::restore(Saved::default());
 /// let step = book.step(Event::Told {
 ///     from: Coordinator {
@@ -25,6 +29,8 @@ use crate::protocol::{BranchName, Coordinator, CoordinatorId, Decision, Epoch, T
 ///     transaction: "01890a5d-ac96-774b-bcce-b302099a8058".parse().unwrap(),
 ///     branch: "debit".parse().unwrap(),
 ///     call: Call::Commit,
+///     meant_for: None,
+///     now: UnixMillis(1_689_000_000_000),
 /// });
 /// // Nothing is known of the branch, and even that is told only when the coordinator's epoch is durable.
 /// assert_eq!(step.answer, Err(Refusal::UnknownBranch));
@@ -32,18 +38,19 @@ use crate::protocol::{BranchName, Coordinator, CoordinatorId, Decision, Epoch, T
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Book {
-    coordinators: BTreeMap<CoordinatorId, Known>,
+    participant_id: Option<ParticipantId>,
+    coordinators: Coordinators,
     branches: BTreeMap<BranchKey, Branch>,
     appended: Lsn,
 }
 
 /// What one step writes.
 #[derive(Default)]
-struct Entry {
+pub(super) struct Entry {
     /// The place it will have, if there is something to write.
-    lsn: Lsn,
-    records: Vec<Record>,
-    forced: bool,
+    pub(super) lsn: Lsn,
+    pub(super) records: Vec<Record>,
+    pub(super) forced: bool,
     fate: Fate,
 }
 
@@ -66,14 +73,26 @@ type Answer = Result<Reply, Refusal>;
 impl Book {
     /// What a participant knows after a start.
     pub fn restore(saved: Saved) -> Self {
-        let Saved { mut coordinators, mut branches } = saved;
-        for known in coordinators.values_mut() {
-            known.lsn = Lsn::default();
-        }
-        for branch in branches.values_mut() {
+        let Saved { participant_id, coordinators, former, mut branches } = saved;
+        let mut coordinators = Coordinators::restore(coordinators, former);
+        for (key, branch) in &mut branches {
             branch.lsn = Lsn::default();
+            coordinators.add_branch(key.coordinator, branch.state == State::Tombstone);
         }
-        Self { coordinators, branches, appended: Lsn::default() }
+        Self { participant_id, coordinators, branches, appended: Lsn::default() }
+    }
+
+    /// Lets any number of coordinators be known: for a participant whose coordinators are configured by name. Otherwise
+    /// there are at most 16.
+    #[must_use]
+    pub fn with_named_coordinators(mut self) -> Self {
+        self.coordinators.set_most(usize::MAX);
+        self
+    }
+
+    /// Returns the id of the store; None for a store that has none.
+    pub fn participant_id(&self) -> Option<ParticipantId> {
+        self.participant_id
     }
 
     /// What is known of a branch.
@@ -83,7 +102,7 @@ impl Book {
 
     /// What is known of a coordinator.
     pub fn coordinator(&self, id: CoordinatorId) -> Option<&Known> {
-        self.coordinators.get(&id)
+        self.coordinators.get(id)
     }
 
     /// The branches that are prepared and not decided, oldest transaction first for each coordinator. Looks at all.
@@ -94,16 +113,28 @@ impl Book {
     /// Carries one event out.
     pub fn step(&mut self, event: Event) -> Step {
         let mut entry = Entry { lsn: Lsn(self.appended.0 + 1), ..Entry::default() };
-        let mut about = None;
+        let (mut about, mut superseded) = (None, None);
         let answer = match event {
-            Event::Told { from, transaction, branch, call } => {
-                self.told(from, transaction, branch, call, &mut entry, &mut about)
+            Event::Told { from, transaction, branch, call, meant_for, now } => match (self.participant_id, meant_for) {
+                // Before all else: of what is meant for another store nothing is kept.
+                (Some(mine), Some(other)) if mine != other => Err(Refusal::Misdirected { participant_id: mine }),
+                (_, _) => {
+                    let key = about.insert(BranchKey { coordinator: from.id, transaction, branch });
+                    self.told(from, key, call, now, &mut entry)
+                }
+            },
+            Event::Announced { from, lowest, now } => {
+                self.coordinators.judge(&from, lowest, now).map(|()| Reply::Nothing)
             }
             Event::Learned { key, asked, decision } => Ok(self.learned(about.insert(key), asked, decision)),
             Event::Own { key, act } => self.own(about.insert(key), act, &mut entry),
-            Event::Superseded { coordinator, epoch } => Ok(self.superseded(coordinator, epoch, &mut entry)),
+            Event::Superseded { coordinator, epoch, now } => {
+                superseded = Some(coordinator);
+                self.coordinators.supersede(coordinator, epoch, now, &mut entry).map(|()| Reply::Nothing)
+            }
         };
-        let (written, after) = (!entry.records.is_empty(), self.after(&answer, about.as_ref(), &entry));
+        let about = about.as_ref();
+        let (written, after) = (!entry.records.is_empty(), self.after(&answer, about, superseded));
         if written {
             self.appended = entry.lsn;
         }
@@ -111,116 +142,85 @@ impl Book {
         Step { records, lsn: written.then_some(lsn), forced, fate, answer, after }
     }
 
-    /// What must be durable before an answer may leave: the epoch it is given under, and the vote or commit it tells of.
-    fn after(&self, answer: &Answer, about: Option<&BranchKey>, entry: &Entry) -> Lsn {
-        let epoch = match (answer, about) {
-            (Err(Refusal::StaleEpoch { coordinator, .. }), _) => Some(*coordinator),
-            (_, Some(key)) => Some(key.coordinator),
-            (_, None) => None,
+    /// What must be durable before an answer may leave: the epoch it is given under, and the vote or end it tells of.
+    fn after(&self, answer: &Answer, about: Option<&BranchKey>, superseded: Option<CoordinatorId>) -> Lsn {
+        let coordinator = match answer {
+            Err(Refusal::StaleEpoch { coordinator, .. }) => Some(*coordinator),
+            Ok(_) | Err(_) => about.map(|key| key.coordinator).or(superseded),
         };
-        // Without a branch it is about an epoch alone.
-        let epoch = match epoch {
-            Some(id) => self.coordinators.get(&id).map_or(Lsn::default(), |known| known.lsn),
-            None => {
-                if entry.forced {
-                    entry.lsn
-                } else {
-                    Lsn::default()
-                }
-            }
-        };
+        let epoch = coordinator.and_then(|id| self.coordinators.epoch(id)).map_or(Lsn::default(), |(_, lsn)| lsn);
         let branch = about.and_then(|key| self.branches.get(key)).map_or(Lsn::default(), |branch| branch.lsn);
         match answer {
-            Ok(Reply::Voted(_) | Reply::Committed) | Err(Refusal::IsCommitted) => epoch.max(branch),
+            // Nothing of the message was kept, and nothing is told of what is.
+            Err(Refusal::Implausible { .. } | Refusal::Misdirected { .. } | Refusal::TooManyCoordinators) => {
+                Lsn::default()
+            }
+            Ok(Reply::Voted(_) | Reply::Committed) | Err(Refusal::IsCommitted | Refusal::IsAborted { .. }) => {
+                epoch.max(branch)
+            }
             Ok(Reply::Work | Reply::Effect(_) | Reply::Wait | Reply::Refused(_) | Reply::Aborted | Reply::Nothing)
-            | Err(
-                Refusal::StaleEpoch { .. }
-                | Refusal::PayloadDiffers
-                | Refusal::UnknownBranch
-                | Refusal::IsAborted { .. }
-                | Refusal::NameUsed,
-            ) => epoch,
+            | Err(Refusal::StaleEpoch { .. } | Refusal::PayloadDiffers | Refusal::UnknownBranch | Refusal::NameUsed) => {
+                epoch
+            }
         }
     }
 
-    fn told(
-        &mut self,
-        from: Coordinator,
-        transaction: TransactionId,
-        branch: BranchName,
-        call: Call,
-        entry: &mut Entry,
-        about: &mut Option<BranchKey>,
-    ) -> Answer {
-        let key = &*about.insert(BranchKey { coordinator: from.id, transaction, branch });
-        let epoch = from.epoch;
-        self.meet(from, entry)?;
+    fn told(&mut self, from: Coordinator, key: &BranchKey, call: Call, now: UnixMillis, entry: &mut Entry) -> Answer {
+        let (epoch, horizon) = (from.epoch, from.horizon);
+        // An answer of the coordinator's, to an enlistment, may have a horizon above its transaction.
+        let lowest = (call != Call::Open).then_some(key.transaction);
+        self.coordinators.judge(&from, lowest, now)?;
+        self.meet(from, now, entry);
         match call {
-            Call::Prepare { payload, late, now } => self.prepare(key, epoch, payload, late, now, entry),
+            Call::Prepare { payload, late } => self.prepare(key, epoch, payload, late, now, entry),
             Call::Commit => self.commit(key),
             Call::Abort => self.abort(key, epoch, entry),
-            Call::Open { now } => self.open(key, epoch, now),
+            Call::Open => self.open(key, epoch, horizon, now),
         }
     }
 
-    /// Notes who speaks: refuses a lower epoch, keeps a higher one, forgets what lies below the horizon.
-    fn meet(&mut self, from: Coordinator, entry: &mut Entry) -> Result<(), Refusal> {
-        let Coordinator { id, epoch, url, horizon } = from;
-        let known = self.coordinators.entry(id).or_insert_with(|| {
-            entry.forced = true;
-            Known { epoch, horizon, url: url.clone(), lsn: entry.lsn }
-        });
-        if epoch < known.epoch {
-            return Err(Refusal::StaleEpoch { coordinator: id, epoch: known.epoch });
-        }
-        let mut changed = entry.forced;
-        if epoch > known.epoch {
-            (known.epoch, known.lsn) = (epoch, entry.lsn);
-            (entry.forced, changed) = (true, true);
-        }
-        if url != known.url {
-            known.url = url;
-            changed = true;
-        }
-        let moved = horizon > known.horizon;
-        known.horizon = known.horizon.max(horizon);
-        let known = known.clone();
-        let mut forgotten = Vec::new();
-        if moved {
-            let lowest =
-                BranchKey { coordinator: id, transaction: TransactionId::NIL, branch: BranchName::numbered(0) };
-            forgotten = self
-                .branches
-                .range(lowest..)
-                .take_while(|(key, _)| key.coordinator == id && key.transaction < known.horizon)
+    /// Notes who speaks: keeps a higher epoch, forgets what lies below the horizon.
+    fn meet(&mut self, from: Coordinator, now: UnixMillis, entry: &mut Entry) {
+        let id = from.id;
+        let Admitted { displaced, moved, is_changed } = self.coordinators.admit(from, now, entry);
+        let forgotten = moved.map_or_else(Vec::new, |horizon| {
+            self.of_coordinator(id)
+                .take_while(|(key, _)| key.transaction < horizon)
                 .filter(|(_, branch)| branch.state.has_ended())
                 .map(|(key, _)| key.clone())
-                .collect();
-        }
+                .collect()
+        });
         // The horizon is written no later than what is forgotten because of it: in the same entry.
-        if changed || !forgotten.is_empty() {
-            entry.records.push(Record::Coordinator { id, known });
+        if is_changed || !forgotten.is_empty() {
+            let known = self.coordinators.get(id).cloned();
+            entry.records.extend(known.map(|known| Record::Coordinator { id, known }));
         }
-        for key in forgotten {
-            self.branches.remove(&key);
+        let tombstones = displaced.into_iter().flat_map(|id| self.of_coordinator(id).map(|(key, _)| key.clone()));
+        for key in forgotten.into_iter().chain(tombstones.collect::<Vec<_>>()) {
+            self.remove(&key);
             entry.records.push(Record::Forgotten { key });
         }
-        Ok(())
     }
 
-    fn superseded(&mut self, id: CoordinatorId, epoch: Epoch, entry: &mut Entry) -> Reply {
-        if let Some(known) = self.coordinators.get_mut(&id)
-            && epoch > known.epoch
-        {
-            (known.epoch, known.lsn) = (epoch, entry.lsn);
-            entry.forced = true;
-            entry.records.push(Record::Coordinator { id, known: known.clone() });
+    /// Returns the branches of a coordinator, oldest transaction first.
+    fn of_coordinator(&self, id: CoordinatorId) -> impl Iterator<Item = (&BranchKey, &Branch)> {
+        let lowest = BranchKey { coordinator: id, transaction: TransactionId::NIL, branch: BranchName::numbered(0) };
+        self.branches.range(lowest..).take_while(move |(key, _)| key.coordinator == id)
+    }
+
+    fn insert(&mut self, key: &BranchKey, branch: Branch) {
+        self.coordinators.add_branch(key.coordinator, branch.state == State::Tombstone);
+        self.branches.insert(key.clone(), branch);
+    }
+
+    fn remove(&mut self, key: &BranchKey) {
+        if let Some(branch) = self.branches.remove(key) {
+            self.coordinators.remove_branch(key.coordinator, branch.state == State::Tombstone);
         }
-        Reply::Nothing
     }
 
     fn is_below_horizon(&self, key: &BranchKey) -> bool {
-        self.coordinators.get(&key.coordinator).is_some_and(|known| key.transaction < known.horizon)
+        self.coordinators.get(key.coordinator).is_some_and(|known| key.transaction < known.horizon)
     }
 
     fn prepare(
@@ -274,7 +274,7 @@ impl Book {
         } else {
             let digest = payload.as_ref().map(|payload| payload.digest);
             let branch = Branch { state: State::Working, digest, payload, epoch, since: now, lsn: Lsn::default() };
-            self.branches.insert(key.clone(), branch);
+            self.insert(key, branch);
             return Reply::Work;
         };
         // Below the horizon every repeat is refused alike: nothing need be kept.
@@ -283,7 +283,7 @@ impl Book {
             let state = State::Refused(why.to_owned());
             let branch = Branch { state, digest, payload: None, epoch, since: now, lsn: Lsn::default() };
             entry.save(key, &branch);
-            self.branches.insert(key.clone(), branch);
+            self.insert(key, branch);
         }
         Reply::Refused(why.to_owned())
     }
@@ -309,7 +309,7 @@ impl Book {
                 let branch =
                     Branch { state: State::Tombstone, digest: None, payload: None, epoch, since, lsn: Lsn::default() };
                 entry.save(key, &branch);
-                self.branches.insert(key.clone(), branch);
+                self.insert(key, branch);
             }
             return Ok(Reply::Aborted);
         };
@@ -321,21 +321,22 @@ impl Book {
         }
     }
 
-    fn open(&mut self, key: &BranchKey, epoch: Epoch, now: UnixMillis) -> Answer {
+    fn open(&mut self, key: &BranchKey, epoch: Epoch, horizon: TransactionId, now: UnixMillis) -> Answer {
         if self.branches.contains_key(key) {
             return Err(Refusal::NameUsed);
         }
-        if self.is_below_horizon(key) {
+        // Also where that horizon is too far ahead of the clock to be kept.
+        if self.is_below_horizon(key) || key.transaction < horizon {
             return Err(Refusal::IsAborted { why: "its transaction is finished".to_owned() });
         }
         let branch = Branch { state: State::Open, digest: None, payload: None, epoch, since: now, lsn: Lsn::default() };
-        self.branches.insert(key.clone(), branch);
+        self.insert(key, branch);
         Ok(Reply::Work)
     }
 
     /// An inquiry's answer counts only for a branch in doubt, and only if no higher epoch has been met since it was asked.
     fn learned(&mut self, key: &BranchKey, asked: Epoch, decision: Decision) -> Reply {
-        if self.coordinators.get(&key.coordinator).is_none_or(|known| known.epoch > asked) {
+        if self.coordinators.get(key.coordinator).is_none_or(|known| known.epoch > asked) {
             return Reply::Nothing;
         }
         match self.branches.get_mut(key) {
@@ -361,7 +362,7 @@ impl Book {
                 Ok(Reply::Refused(why))
             }
             (Act::Failed, State::Working) => {
-                self.branches.remove(key);
+                self.remove(key);
                 entry.fate = Fate::Discard;
                 Ok(Reply::Nothing)
             }
@@ -389,6 +390,8 @@ impl Book {
             }
             (Act::Effected, State::Aborting(why)) => {
                 (branch.state, branch.payload) = (State::Aborted(why), None);
+                // Not forced; but who is told that it ended against the decision hears it when it is durable.
+                branch.lsn = entry.lsn;
                 entry.save(key, branch);
                 entry.fate = Fate::Discard;
                 Ok(Reply::Aborted)

@@ -1,6 +1,8 @@
 //! What can happen to a branch, and what follows from it.
 
-use crate::protocol::{BranchName, Coordinator, CoordinatorId, Decision, Epoch, TransactionId, UnixMillis, Vote};
+use crate::protocol::{
+    BranchName, Coordinator, CoordinatorId, Decision, Epoch, ParticipantId, TransactionId, UnixMillis, Vote,
+};
 
 use super::{BranchKey, Lsn, Payload, Record};
 
@@ -8,32 +10,40 @@ use super::{BranchKey, Lsn, Payload, Record};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Event {
-    /// A coordinator says something about a branch: by a call, or in its answer to an enlistment.
-    Told { from: Coordinator, transaction: TransactionId, branch: BranchName, call: Call },
+    /// A coordinator says something about a branch: by a call, or in its answer to an enlistment ([`Call::Open`]).
+    /// `meant_for`: the store that the call names. `now`: the present time, by which epoch and horizon are bounded.
+    Told {
+        from: Coordinator,
+        transaction: TransactionId,
+        branch: BranchName,
+        call: Call,
+        meant_for: Option<ParticipantId>,
+        now: UnixMillis,
+    },
+    /// A coordinator sends several messages at once, the lowest of whose transactions is `lowest`. Judged before the first
+    /// of them is carried out, and changes nothing.
+    Announced { from: Coordinator, lowest: Option<TransactionId>, now: UnixMillis },
     /// The answer to an inquiry that named the epoch `asked`.
     Learned { key: BranchKey, asked: Epoch, decision: Decision },
     /// Something happened here.
     Own { key: BranchKey, act: Act },
     /// A coordinator answered that this is its present epoch.
-    Superseded { coordinator: CoordinatorId, epoch: Epoch },
+    Superseded { coordinator: CoordinatorId, epoch: Epoch, now: UnixMillis },
 }
 
 /// What a coordinator says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Call {
-    /// `late`: its deadline has passed. `now`: for people, nothing is decided by it.
+    /// `late`: its deadline has passed.
     Prepare {
         payload: Option<Payload>,
         late: bool,
-        now: UnixMillis,
     },
     Commit,
     Abort,
     /// The branch is enlisted, its work begins, on the application's own calls.
-    Open {
-        now: UnixMillis,
-    },
+    Open,
 }
 
 /// What happens here.
@@ -81,6 +91,12 @@ pub enum Reply {
 pub enum Refusal {
     /// A higher epoch of that coordinator is known.
     StaleEpoch { coordinator: CoordinatorId, epoch: Epoch },
+    /// This member of the message can't be true: an epoch far ahead of the clock, or a horizon above what it speaks of.
+    Implausible { field: &'static str },
+    /// The message is meant for another store than this one.
+    Misdirected { participant_id: ParticipantId },
+    /// As many coordinators as may be are known, and of each a branch is kept.
+    TooManyCoordinators,
     /// A prepare with another payload than the first.
     PayloadDiffers,
     /// A commit for a branch of whose vote there is no trace.

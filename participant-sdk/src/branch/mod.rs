@@ -21,7 +21,8 @@
 //!   never ends but by a decision;
 //! - an answer may leave only when the entry [`Step::after`] is durable: the vote or the commit it tells of, and the
 //!   epoch it is given under;
-//! - a [`Step`]'s records are one entry: all of them survive, or none.
+//! - a [`Step`]'s records are one entry: all of them survive, or none;
+//! - a message that is meant for another store, or says what can't be true, leaves nothing behind.
 //!
 //! The caller's duties, in this order, for each event:
 //! 1. call [`Book::step`];
@@ -29,6 +30,7 @@
 //! 3. when the entry `after` is durable, do what `answer` says.
 
 mod book;
+mod coordinators;
 mod event;
 mod state;
 #[cfg(test)]
@@ -36,4 +38,4 @@ mod tests;
 
 pub use book::Book;
 pub use event::{Act, Call, Event, Fate, Refusal, Reply, Step};
-pub use state::{Branch, BranchKey, Known, Lsn, Payload, Record, Saved, State};
+pub use state::{Branch, BranchKey, Former, Known, Lsn, Payload, Record, Saved, State};

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{BranchName, CoordinatorId, Epoch, TransactionId, UnixMillis, Vote};
+use crate::protocol::{BranchName, CoordinatorId, Epoch, ParticipantId, TransactionId, UnixMillis, Vote};
 
 /// A place in the order of this process's entries, from 1. Zero is before them all: what an earlier process wrote.
 ///
@@ -188,12 +188,30 @@ pub struct Known {
     pub lsn: Lsn,
 }
 
+/// What stays of a coordinator that gave its place to another one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Former {
+    /// The highest epoch seen.
+    pub epoch: Epoch,
+    /// Every transaction with a lower id is finished.
+    pub horizon: TransactionId,
+    /// Its place in the order in which coordinators gave theirs up.
+    pub order: u64,
+    /// The entry that holds the epoch.
+    #[serde(skip)]
+    pub lsn: Lsn,
+}
+
 /// One change of what is saved.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Record {
     /// What is known of a coordinator is this now.
     Coordinator { id: CoordinatorId, known: Known },
+    /// A coordinator gave up its place, and this stays of it.
+    Former { id: CoordinatorId, former: Former },
+    /// Nothing stays of a coordinator that gave up its place long ago.
+    ForgottenCoordinator { id: CoordinatorId },
     /// A branch is this now.
     Branch { key: BranchKey, branch: Branch },
     /// A branch below the horizon isn't needed any more.
@@ -210,7 +228,10 @@ pub enum Record {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub struct Saved {
+    /// The id of the store; None for a store that has none.
+    pub participant_id: Option<ParticipantId>,
     pub coordinators: BTreeMap<CoordinatorId, Known>,
+    pub former: BTreeMap<CoordinatorId, Former>,
     pub branches: BTreeMap<BranchKey, Branch>,
 }
 
@@ -219,7 +240,15 @@ impl Saved {
     pub fn apply(&mut self, record: Record) {
         match record {
             Record::Coordinator { id, known } => {
+                self.former.remove(&id);
                 self.coordinators.insert(id, known);
+            }
+            Record::Former { id, former } => {
+                self.coordinators.remove(&id);
+                self.former.insert(id, former);
+            }
+            Record::ForgottenCoordinator { id } => {
+                self.former.remove(&id);
             }
             Record::Branch { key, branch } => {
                 self.branches.insert(key, branch);

@@ -12,14 +12,14 @@ use tokio::time::Instant;
 
 use super::{Aborted, ClientOptions, Committed, Error, Info, Outcome, Undecided};
 use crate::{
-    http::{Backoff, explain, read},
+    http::{Backoff, Connections, explain, read},
     protocol::{ParticipantUrl, Problem, ProblemType},
 };
 
 #[derive(Debug)]
 pub(super) struct Calls {
     pub(super) base: ParticipantUrl,
-    pub(super) http: reqwest::Client,
+    pub(super) http: Connections,
     pub(super) options: ClientOptions,
 }
 
@@ -33,14 +33,14 @@ impl Calls {
 
     pub(super) async fn get(&self, path: &str) -> Result<Answer, Error> {
         let url = self.url(path);
-        self.send(format!("GET {url}"), || self.http.get(&url)).await
+        self.send(format!("GET {url}"), || self.http.client().get(&url)).await
     }
 
     /// Posts; `waits` for a decision as long as the options say.
     pub(super) async fn post(&self, path: &str, body: &Value, waits: bool) -> Result<Answer, Error> {
         let (url, key) = (self.url(path), uuid::Uuid::now_v7().to_string());
         self.send(format!("POST {url}"), || {
-            let request = self.http.post(&url).header("idempotency-key", &key).json(body);
+            let request = self.http.client().post(&url).header("idempotency-key", &key).json(body);
             if waits {
                 let wait = self.options.wait.as_secs().min(300);
                 request.header("prefer", format!("wait={wait}")).timeout(Duration::from_secs(wait + 10))

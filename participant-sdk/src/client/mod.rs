@@ -103,7 +103,7 @@ impl Client {
     /// Errors: as [`Client::new`].
     pub fn with_options(url: &str, options: ClientOptions) -> Result<Self, Error> {
         let base: ParticipantUrl = url.parse()?;
-        let http = crate::http::client(Duration::from_secs(10))?;
+        let http = crate::http::Connections::new()?;
         Ok(Self { calls: Arc::new(calls::Calls { base, http, options }) })
     }
 

@@ -32,7 +32,7 @@ impl<P: Participant> Inner<P> {
         };
         let detail =
             format!("the coordinator {url} is not obeyed here, {list}; its operator can add it to `coordinators`");
-        Err(Problem::new(ProblemType::ForbiddenParticipant, detail))
+        Err(Problem::new(ProblemType::ForbiddenCoordinator, detail))
     }
 }
 

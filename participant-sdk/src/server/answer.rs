@@ -1,7 +1,7 @@
 //! What a message is answered.
 //!
-//! Always true: every error is a problem that says what to do; an answer keeps within its limit of bytes, whatever the
-//! application or the caller wrote.
+//! Always true: every answer says which store gave it, and to which call; every error is a problem that says what to do; an
+//! answer keeps within its limit of bytes, whatever the application or the caller wrote.
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -9,22 +9,39 @@ use axum::{
 };
 use serde::{Serialize, Serializer};
 
-use crate::protocol::{AbortAnswer, CommitAnswer, PrepareAnswer, Problem};
+use crate::protocol::{AbortAnswer, AnswerOrigin, CommitAnswer, PrepareAnswer, Problem, ProblemType, WithOrigin};
 
 /// The most characters of a text from the application or the caller: of whatever kind they are, an answer keeps its limit.
 pub(super) const LONGEST: usize = 4096;
 
 /// An answer of the protocol's.
 pub(super) enum Said {
-    Prepare(PrepareAnswer),
-    Commit(CommitAnswer),
-    Abort(AbortAnswer),
+    Prepare(WithOrigin<PrepareAnswer>),
+    Commit(WithOrigin<CommitAnswer>),
+    Abort(WithOrigin<AbortAnswer>),
 }
 
 /// What goes wrong: as the protocol names it, or inside.
 pub(super) enum Fault {
     Problem(Problem),
-    Internal(&'static str),
+    Internal { what: &'static str, origin: AnswerOrigin },
+}
+
+impl Fault {
+    /// Says who gives it to which call, as far as that is known.
+    pub(super) fn of(self, origin: &AnswerOrigin) -> Self {
+        match self {
+            Self::Problem(problem) => Self::Problem(origin.on(problem)),
+            Self::Internal { what, origin: known } => {
+                let origin = AnswerOrigin {
+                    transaction: origin.transaction.or(known.transaction),
+                    branch: origin.branch.clone().or(known.branch),
+                    participant_id: origin.participant_id.or(known.participant_id),
+                };
+                Self::Internal { what, origin }
+            }
+        }
+    }
 }
 
 /// What a message is answered, alone or in a batch.
@@ -39,23 +56,29 @@ impl From<Problem> for Fault {
 
 pub(super) fn status(answer: &Answer) -> u16 {
     match answer {
-        Ok(Said::Prepare(answer)) => answer.status(),
-        Ok(Said::Commit(answer)) => answer.status(),
-        Ok(Said::Abort(answer)) => answer.status(),
+        Ok(Said::Prepare(said)) => said.answer.status(),
+        Ok(Said::Commit(said)) => said.answer.status(),
+        Ok(Said::Abort(said)) => said.answer.status(),
         Err(Fault::Problem(problem)) => problem.kind.status(),
-        Err(Fault::Internal(_)) => 500,
+        Err(Fault::Internal { .. }) => 500,
     }
 }
 
 impl Said {
     fn shorten(&mut self, most: usize) {
         let text = match self {
-            Self::Prepare(PrepareAnswer::Refused { reason }) => reason,
-            Self::Commit(CommitAnswer::HeuristicAbort { detail })
-            | Self::Abort(AbortAnswer::HeuristicCommit { detail }) => detail,
-            Self::Prepare(PrepareAnswer::Vote(_))
-            | Self::Commit(CommitAnswer::Committed | CommitAnswer::UnknownBranch)
-            | Self::Abort(AbortAnswer::Aborted) => return,
+            Self::Prepare(said) => match &mut said.answer {
+                PrepareAnswer::Refused { reason } => reason,
+                PrepareAnswer::Vote(_) => return,
+            },
+            Self::Commit(said) => match &mut said.answer {
+                CommitAnswer::HeuristicAbort { detail } => detail,
+                CommitAnswer::Committed | CommitAnswer::UnknownBranch => return,
+            },
+            Self::Abort(said) => match &mut said.answer {
+                AbortAnswer::HeuristicCommit { detail } => detail,
+                AbortAnswer::Aborted => return,
+            },
         };
         if let Some(text) = text {
             shorten(text, most);
@@ -68,7 +91,7 @@ pub(super) fn shorten_answer(answer: &mut Answer, most: usize) {
     match answer {
         Ok(said) => said.shorten(most),
         Err(Fault::Problem(problem)) => shorten(&mut problem.detail, most),
-        Err(Fault::Internal(_)) => {}
+        Err(Fault::Internal { .. }) => {}
     }
 }
 
@@ -92,10 +115,16 @@ impl Serialize for Fault {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Problem(problem) => problem.serialize(to),
-            Self::Internal(what) => {
+            Self::Internal { what, origin } => {
                 let title = "The participant failed";
-                serde_json::json!({ "type": "about:blank", "title": title, "status": 500, "detail": what })
-                    .serialize(to)
+                let mut body =
+                    serde_json::json!({ "type": "about:blank", "title": title, "status": 500, "detail": what });
+                // The same members as a problem of the protocol has.
+                let members = origin.on(Problem::new(ProblemType::NotReady, "")).members;
+                if let Some(body) = body.as_object_mut() {
+                    body.extend(members);
+                }
+                body.serialize(to)
             }
         }
     }
@@ -103,8 +132,8 @@ impl Serialize for Fault {
 
 impl IntoResponse for Said {
     fn into_response(self) -> Response {
-        let media = match self {
-            Self::Commit(CommitAnswer::UnknownBranch) => Problem::MEDIA_TYPE,
+        let media = match &self {
+            Self::Commit(said) if said.answer == CommitAnswer::UnknownBranch => Problem::MEDIA_TYPE,
             Self::Prepare(_) | Self::Commit(_) | Self::Abort(_) => JSON,
         };
         let body = serde_json::to_vec(&self).unwrap_or_default();
@@ -130,6 +159,7 @@ pub(super) fn json_response(status: u16, media: &'static str, body: Vec<u8>) -> 
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, body).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }

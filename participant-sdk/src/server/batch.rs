@@ -16,10 +16,11 @@ use super::{
     How, Inner,
     answer::{Answer, Fault, JSON, json_response, shorten_answer, status},
     body::{Received, message, object},
-    calls::Settled,
+    calls::{Settled, refused},
+    now,
 };
 use crate::{
-    branch::Lsn,
+    branch::{Event, Lsn},
     participant::Participant,
     protocol::{
         BatchAnswer, BatchAnswers, BatchMessage, BatchRequest, Coordinator, MAX_BATCH_ANSWER_BYTES, Problem,
@@ -31,15 +32,23 @@ use crate::{
 pub(super) const MOST: usize = 1024;
 
 /// Room for what stands in an answer beside its text.
-const BESIDE_TEXT: usize = 400;
+const BESIDE_TEXT: usize = 640;
 
 /// A character needs at most so many bytes in JSON.
 const BYTES_OF_CHARACTER: usize = 6;
 
 pub(super) async fn batch<P: Participant>(
     State(inner): State<Arc<Inner<P>>>,
-    received: Received,
+    received: Result<Received, Fault>,
 ) -> Result<Response, Fault> {
+    let answered = match received {
+        Ok(received) => answer(&inner, &received).await,
+        Err(fault) => Err(fault),
+    };
+    answered.map_err(|fault| fault.of(&inner.origin()))
+}
+
+async fn answer<P: Participant>(inner: &Arc<Inner<P>>, received: &Received) -> Result<Response, Fault> {
     let BatchRequest { coordinator, messages } = object::<BatchRequest<&RawValue>>("batch", &received.body)?;
     let most = inner.options.batch_max();
     if messages.len() > most {
@@ -47,14 +56,20 @@ pub(super) async fn batch<P: Participant>(
         return Err(Problem::new(ProblemType::TooLarge, what).into());
     }
     inner.check_coordinator(&coordinator.url)?;
-    let settled = join_all(messages.iter().map(|text| settle(&inner, &coordinator, text))).await;
+    let messages: Vec<_> = messages.into_iter().map(|text| message("message", text.get().as_bytes())).collect();
+    inner.announce(&coordinator, &messages).await?;
+    let settled = join_all(messages.into_iter().map(|message| settle(inner, &coordinator, message))).await;
     let last = settled.iter().flatten().map(|settled| settled.after).max();
     inner.durable(last.unwrap_or(Lsn(0))).await?;
     let mut answers = Vec::with_capacity(settled.len());
     for settled in settled {
-        match settled.map_err(Fault::from).and_then(Settled::answer) {
+        match settled.and_then(Settled::answer) {
             // The same for all of them, whichever noticed it.
-            Err(Fault::Problem(stale)) if stale.kind == ProblemType::StaleEpoch => return Err(stale.into()),
+            Err(Fault::Problem(mut stale)) if stale.kind == ProblemType::StaleEpoch => {
+                stale.members.remove("transaction");
+                stale.members.remove("branch");
+                return Err(stale.into());
+            }
             answer => answers.push(answer),
         }
     }
@@ -69,12 +84,26 @@ pub(super) async fn batch<P: Participant>(
     Ok(json_response(200, JSON, body).into_response())
 }
 
+impl<P: Participant> Inner<P> {
+    /// Refuses a batch whole, before any of it is carried out: its coordinator is stale, or says what can't be true.
+    async fn announce(
+        self: &Arc<Self>,
+        from: &Coordinator,
+        messages: &[Result<BatchMessage<'_>, Problem>],
+    ) -> Result<(), Fault> {
+        let lowest = messages.iter().flatten().map(|message| message.transaction).min();
+        let event = Event::Announced { from: from.clone(), lowest, now: now() };
+        let judged = self.carry_out(event, None, How::default()).await?;
+        judged.map_or_else(|refusal| Err(refused(&refusal).into()), |_| Ok(()))
+    }
+}
+
 async fn settle<P: Participant>(
     inner: &Arc<Inner<P>>,
     from: &Coordinator,
-    text: &RawValue,
-) -> Result<Settled, Problem> {
-    let message: BatchMessage<'_> = message("message", text.get().as_bytes())?;
+    message: Result<BatchMessage<'_>, Problem>,
+) -> Result<Settled, Fault> {
+    let message = message.map_err(|problem| Fault::from(problem).of(&inner.origin()))?;
     let traceparent = message.traceparent.as_deref().map(Into::into);
     let how = How { traceparent, is_one_of_many: true, ..How::default() };
     inner.settle_message(from.clone(), message, how).await

@@ -82,11 +82,11 @@ impl<P: Participant> Desk<P> {
 
 fn key_of(event: &Event) -> Option<BranchKey> {
     match event {
-        Event::Told { from, transaction, branch, call: _ } => {
+        Event::Told { from, transaction, branch, .. } => {
             Some(BranchKey { coordinator: from.id, transaction: *transaction, branch: branch.clone() })
         }
         Event::Learned { key, .. } | Event::Own { key, .. } => Some(key.clone()),
-        Event::Superseded { .. } => None,
+        Event::Superseded { .. } | Event::Announced { .. } => None,
     }
 }
 
@@ -110,6 +110,9 @@ impl<P: Participant> Inner<P> {
 
     /// Returns when an entry is durable.
     pub(crate) async fn durable(&self, lsn: Lsn) -> Result<(), Stuck> {
+        if lsn == Lsn::default() {
+            return Ok(());
+        }
         self.store.durable(lsn).await.map_err(|error| Stuck::NotReady(error.to_string()))
     }
 
@@ -156,8 +159,12 @@ impl<P: Participant> Inner<P> {
         }
         match &step.answer {
             Ok(Reply::Work) => match event {
-                Event::Told { call: Call::Open { .. }, .. } => Ok(Next::Opened(step)),
-                Event::Told { .. } | Event::Learned { .. } | Event::Own { .. } | Event::Superseded { .. } => {
+                Event::Told { call: Call::Open, .. } => Ok(Next::Opened(step)),
+                Event::Told { .. }
+                | Event::Learned { .. }
+                | Event::Own { .. }
+                | Event::Announced { .. }
+                | Event::Superseded { .. } => {
                     let context = desk.context(&key, Some(how.remaining), how);
                     let running = desk.running.entry(key).insert_entry(self.run_work(context, how.clone()));
                     Ok(Next::Await(running.get().ended.subscribe()))

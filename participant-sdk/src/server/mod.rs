@@ -23,12 +23,14 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::{
     branch::{Book, Saved},
+    http::Connections,
     participant::Participant,
-    protocol::{ParticipantUrl, UnixMillis},
+    protocol::{ParticipantId, ParticipantUrl, UnixMillis},
     store::{Error, Store},
 };
 
 pub(crate) use answer::problem_response;
+pub(crate) use calls::refused;
 pub(crate) use desk::{Desk, How, Stuck};
 
 /// How a service takes part.
@@ -46,7 +48,7 @@ pub struct ServiceOptions {
     /// Where coordinators reach this service. Needed only where it enlists itself. Default: none.
     pub url: Option<ParticipantUrl>,
     /// The coordinators it enlists with, obeys and asks: those whose URL lies under one of these. Default: empty, which
-    /// stands for every loopback address.
+    /// stands for every loopback address, and for at most 16 coordinators at a time.
     pub coordinators: Vec<ParticipantUrl>,
     /// How long a branch is in doubt before its coordinator is asked. Default: 1 s.
     pub patience: Duration,
@@ -82,8 +84,10 @@ pub(crate) struct Inner<P: Participant> {
     pub(crate) store: P::Store,
     pub(crate) options: ServiceOptions,
     /// For calls to coordinators.
-    pub(crate) http: reqwest::Client,
+    pub(crate) http: Connections,
     pub(crate) desk: OnceLock<Mutex<Desk<P>>>,
+    /// The id of the store, once it is loaded.
+    pub(crate) participant_id: OnceLock<Option<ParticipantId>>,
     readiness: watch::Sender<Readiness>,
     /// Bounds the inquiries that are under way at once.
     pub(crate) asking: Semaphore,
@@ -125,13 +129,14 @@ impl<P: Participant> Service<P> {
     ///
     /// Errors: [`StartError`]. A store that can't be loaded is logged, and told by [`Service::ready`].
     pub fn start(participant: P, store: P::Store, options: ServiceOptions) -> Result<Self, StartError> {
-        let http = crate::http::client(Duration::from_secs(10))?;
+        let http = Connections::new()?;
         let service = Self(Arc::new(Inner {
             participant,
             store,
             options,
             http,
             desk: OnceLock::new(),
+            participant_id: OnceLock::new(),
             readiness: watch::channel(Readiness::Loading).0,
             asking: Semaphore::new(32),
             long_in_doubt: AtomicU64::new(0),
@@ -194,9 +199,13 @@ impl<P: Participant> Inner<P> {
     fn loaded(self: &Arc<Self>, loaded: Result<Saved, Error>) {
         match loaded {
             Ok(saved) => {
-                let book = Book::restore(saved);
+                let mut book = Book::restore(saved);
+                if !self.options.coordinators.is_empty() {
+                    book = book.with_named_coordinators();
+                }
                 let in_doubt: Vec<_> = book.in_doubt().map(|(key, _)| key.clone()).collect();
                 tracing::info!(in_doubt = in_doubt.len(), "the participant's store is loaded");
+                let _ = self.participant_id.set(book.participant_id());
                 let _ = self.desk.set(Mutex::new(Desk::new(book)));
                 for key in in_doubt {
                     crate::inquiry::start(self, key, Duration::ZERO);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Query, Request, State},
-    http::{HeaderName, HeaderValue},
+    http::{HeaderName, HeaderValue, header::CACHE_CONTROL},
     middleware::{self, Next},
     response::Response,
     routing::{get, post},
@@ -25,15 +25,15 @@ use crate::{
     participant::Participant,
     protocol::{
         BATCH_HEADER, BatchCall, BatchMessage, Coordinator, DecisionRequest, HeldBranch, MAX_ANSWER_BYTES,
-        PrepareRequest, Problem, ProblemType,
+        MAX_CALL_BYTES, PrepareRequest, Problem, ProblemType,
     },
 };
 
-/// The largest body that is taken: 1 MiB.
-const BODY_LIMIT: usize = 1 << 20;
+/// How much of a batch is taken for each message of it, if that is more than [`MAX_CALL_BYTES`] for all of them.
+const BATCH_BYTES_OF_MESSAGE: usize = 4096;
 
-/// The same for each message of a batch, if that is more for all of them.
-const BODY_LIMIT_OF_MESSAGE: usize = 4096;
+/// Room for what stands in the answer to GET branches beside its items.
+const BESIDE_ITEMS: usize = 160;
 
 pub(super) fn router<P: Participant>(inner: Arc<Inner<P>>) -> Router {
     let mut router = Router::new()
@@ -43,20 +43,20 @@ pub(super) fn router<P: Participant>(inner: Arc<Inner<P>>) -> Router {
         .route("/branches", get(branches::<P>));
     let most = inner.options.batch_max();
     if most > 0 {
-        let limit = DefaultBodyLimit::max(BODY_LIMIT.max(most * BODY_LIMIT_OF_MESSAGE));
+        let limit = DefaultBodyLimit::max(MAX_CALL_BYTES.max(most * BATCH_BYTES_OF_MESSAGE));
         router = router.route("/batch", post(batch::<P>).layer(limit));
     }
     router
-        .fallback(|| async {
+        .fallback(|State(inner): State<Arc<Inner<P>>>| async move {
             let what = "a participant serves POST prepare, commit, abort and, unless it is told not to, batch, and GET \
                         branches, under its base URL";
-            problem_response(&Problem::new(ProblemType::NotFound, what))
+            problem_response(&inner.origin().on(Problem::new(ProblemType::NotFound, what)))
         })
-        .method_not_allowed_fallback(|| async {
+        .method_not_allowed_fallback(|State(inner): State<Arc<Inner<P>>>| async move {
             let what = "prepare, commit, abort and batch are POST, branches is GET";
-            problem_response(&Problem::new(ProblemType::MethodNotAllowed, what))
+            problem_response(&inner.origin().on(Problem::new(ProblemType::MethodNotAllowed, what)))
         })
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(DefaultBodyLimit::max(MAX_CALL_BYTES))
         .layer(middleware::from_fn_with_state(inner.clone(), around::<P>))
         .with_state(inner)
 }
@@ -67,6 +67,8 @@ async fn around<P: Participant>(State(inner): State<Arc<Inner<P>>>, request: Req
         Some(why) => problem_response(&Problem::new(ProblemType::NotReady, why)),
         None => next.run(request).await,
     };
+    // Also where the answer isn't one of ours.
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let most = inner.options.batch_max();
     if most > 0 {
         response.headers_mut().insert(HeaderName::from_static(BATCH_HEADER), HeaderValue::from(most));
@@ -74,7 +76,14 @@ async fn around<P: Participant>(State(inner): State<Arc<Inner<P>>>, request: Req
     response
 }
 
-async fn prepare<P: Participant>(State(inner): State<Arc<Inner<P>>>, received: Received) -> Answer {
+type Incoming = Result<Received, Fault>;
+
+async fn prepare<P: Participant>(State(inner): State<Arc<Inner<P>>>, received: Incoming) -> Answer {
+    prepared(&inner, received).await.map_err(|fault| fault.of(&inner.origin()))
+}
+
+async fn prepared<P: Participant>(inner: &Arc<Inner<P>>, received: Incoming) -> Answer {
+    let received = received?;
     let request: PrepareRequest = message("body", &received.body)?;
     let message = BatchMessage {
         call: BatchCall::Prepare,
@@ -89,15 +98,16 @@ async fn prepare<P: Participant>(State(inner): State<Arc<Inner<P>>>, received: R
     inner.obey(request.coordinator, message, received.traceparent).await
 }
 
-async fn commit<P: Participant>(State(inner): State<Arc<Inner<P>>>, received: Received) -> Answer {
-    decision(&inner, BatchCall::Commit, received).await
+async fn commit<P: Participant>(State(inner): State<Arc<Inner<P>>>, received: Incoming) -> Answer {
+    decided(&inner, BatchCall::Commit, received).await.map_err(|fault| fault.of(&inner.origin()))
 }
 
-async fn abort<P: Participant>(State(inner): State<Arc<Inner<P>>>, received: Received) -> Answer {
-    decision(&inner, BatchCall::Abort, received).await
+async fn abort<P: Participant>(State(inner): State<Arc<Inner<P>>>, received: Incoming) -> Answer {
+    decided(&inner, BatchCall::Abort, received).await.map_err(|fault| fault.of(&inner.origin()))
 }
 
-async fn decision<P: Participant>(inner: &Arc<Inner<P>>, call: BatchCall, received: Received) -> Answer {
+async fn decided<P: Participant>(inner: &Arc<Inner<P>>, call: BatchCall, received: Incoming) -> Answer {
+    let received = received?;
     let DecisionRequest { transaction, branch, coordinator, participant_id } = message("body", &received.body)?;
     let message = BatchMessage {
         call,
@@ -122,7 +132,8 @@ async fn branches<P: Participant>(
     query: Result<Query<BranchesQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Fault> {
     if !query.is_ok_and(|Query(query)| query.state.is_none_or(|state| state == "prepared")) {
-        return Err(Problem::new(ProblemType::Malformed, "`state` can be prepared, and nothing else").into());
+        let problem = Problem::new(ProblemType::Malformed, "`state` can be prepared, and nothing else");
+        return Err(Fault::from(problem).of(&inner.origin()));
     }
     let Some(desk) = inner.desk() else {
         return Err(Problem::new(ProblemType::NotReady, "the store isn't loaded").into());
@@ -144,9 +155,12 @@ async fn branches<P: Participant>(
         });
         // Oldest first, as many as an answer may hold.
         size += item.to_string().len() + 1;
-        if size + 64 > MAX_ANSWER_BYTES { more += 1 } else { items.push(item) }
+        if size + BESIDE_ITEMS > MAX_ANSWER_BYTES { more += 1 } else { items.push(item) }
     }
     let mut body = serde_json::json!({ "items": items });
+    if let Some(id) = desk.book.participant_id() {
+        body["participant_id"] = serde_json::json!(id);
+    }
     if more > 0 {
         body["more"] = more.into();
     }

@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, path::Path};
 use rocksdb::{ColumnFamilyDescriptor, DB, DBRecoveryMode, Options};
 
 use super::Error;
+use crate::protocol::ParticipantId;
 
 pub(super) const DATA: &str = "data";
 pub(super) const STAGED: &str = "staged";
@@ -17,9 +18,13 @@ const META: &str = "meta";
 const FAMILIES: [&str; 5] = [DATA, STAGED, BRANCHES, COORDINATORS, META];
 
 const FORMAT_KEY: &str = "format";
-const FORMAT: &str = "unanimous participant store 1";
+const FORMAT: &str = "unanimous participant store 2";
+/// Without a participant's id, and with values that this version reads, too.
+const FORMAT_1: &str = "unanimous participant store 1";
+const PARTICIPANT_KEY: &str = "participant_id";
 
-pub(super) fn open(path: &Path) -> Result<DB, Error> {
+/// Opens the store in a folder, and returns the id that it has from now on.
+pub(super) fn open(path: &Path, new_participant_id: bool) -> Result<(DB, ParticipantId), Error> {
     let folder = path.display().to_string();
     let foreign = |what: String| Error::Foreign { folder: folder.clone(), what };
     let failed =
@@ -70,12 +75,19 @@ pub(super) fn open(path: &Path) -> Result<DB, Error> {
         }
     })?;
     let meta = family(&db, META);
-    let mut durable = rocksdb::WriteOptions::default();
-    durable.set_sync(true);
-    match db.get_cf(meta, FORMAT_KEY).map_err(|cause| failed("reading its format", &cause))? {
-        Some(found) if found == FORMAT.as_bytes() => Ok(db),
+    let kept = match db.get_cf(meta, FORMAT_KEY).map_err(|cause| failed("reading its format", &cause))? {
+        Some(found) if found == FORMAT.as_bytes() => {
+            let bytes = db.get_cf(meta, PARTICIPANT_KEY).map_err(|cause| failed("reading its id", &cause))?;
+            let id = bytes.and_then(|bytes| uuid::Uuid::from_slice(&bytes).ok());
+            let id = id.ok_or_else(|| Error::Damaged {
+                folder: folder.clone(),
+                what: "its participant id can't be read".to_owned(),
+            })?;
+            Some(ParticipantId::from_uuid(id))
+        }
+        Some(found) if found == FORMAT_1.as_bytes() => None,
         Some(found) => {
-            Err(Error::Newer { folder, found: String::from_utf8_lossy(&found).into_owned(), expected: FORMAT })
+            return Err(Error::Newer { folder, found: String::from_utf8_lossy(&found).into_owned(), expected: FORMAT });
         }
         // Without a mark it is new, or was killed while it was: then nothing is in it.
         None => {
@@ -84,10 +96,23 @@ pub(super) fn open(path: &Path) -> Result<DB, Error> {
                     return Err(foreign(format!("it has no format mark, and data in {name:?}")));
                 }
             }
-            db.put_cf_opt(meta, FORMAT_KEY, FORMAT, &durable).map_err(|cause| failed("marking its format", &cause))?;
-            Ok(db)
+            None
         }
+    };
+    if let Some(id) = kept
+        && !new_participant_id
+    {
+        return Ok((db, id));
     }
+    // Version 7, as everywhere here; 74 of its bits are random.
+    let id = ParticipantId::from_uuid(uuid::Uuid::now_v7());
+    let mut batch = rocksdb::WriteBatch::default();
+    batch.put_cf(family(&db, META), PARTICIPANT_KEY, id.uuid().as_bytes());
+    batch.put_cf(family(&db, META), FORMAT_KEY, FORMAT);
+    let mut durable = rocksdb::WriteOptions::default();
+    durable.set_sync(true);
+    db.write_opt(batch, &durable).map_err(|cause| failed("marking its format", &cause))?;
+    Ok((db, id))
 }
 
 /// A column family that [`open`] has opened.

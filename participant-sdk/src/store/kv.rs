@@ -24,11 +24,15 @@ use tokio::sync::oneshot;
 use super::{
     Change, Entry, Error, Store, Work, folder,
     folder::family,
+    format::{Coordinator, decode_branch, decode_coordinator},
     locks::{Locks, Owner},
-    staged::{decode, decode_key, encode, show},
+    staged::{decode_key, decode_staged, encode_staged, show},
     writer::{Job, Writer, Written},
 };
-use crate::branch::{BranchKey, Lsn, Saved, State};
+use crate::{
+    branch::{BranchKey, Lsn, Saved, State},
+    protocol::{CoordinatorId, ParticipantId},
+};
 
 /// How a store behaves.
 ///
@@ -41,11 +45,16 @@ use crate::branch::{BranchKey, Lsn, Saved, State};
 pub struct Options {
     /// How long a branch waits for a key that another one holds, before it is a conflict. Default: 50 ms.
     pub lock_wait: Duration,
+    /// Gives the store a new participant id. For one start of a copy that is to run beside its original, as a participant
+    /// of its own: a copy has the id of its original, and two stores with one id can't be told apart. For every other
+    /// start it stays false, since a branch that was prepared under an id obeys its coordinator under that id only; one
+    /// that is in doubt in the copy asks, and is told abort, as the vote is the original's. Default: false.
+    pub new_participant_id: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lock_wait: Duration::from_millis(50) }
+        Self { lock_wait: Duration::from_millis(50), new_participant_id: false }
     }
 }
 
@@ -53,6 +62,7 @@ impl Default for Options {
 pub(super) struct Core {
     db: Arc<DB>,
     folder: String,
+    participant_id: ParticipantId,
     pub(super) locks: Locks,
     pub(super) options: Options,
     owners: AtomicU64,
@@ -87,11 +97,11 @@ impl Core {
     }
 
     /// All of a column family, read as what it should hold.
-    fn all<T: DeserializeOwned>(&self, name: &str) -> Result<Rows<T>, Error> {
+    fn all<T>(&self, name: &str, read: impl Fn(&[u8]) -> Result<T, String>) -> Result<Rows<T>, Error> {
         let rows = self.db.iterator_cf(family(&self.db, name), IteratorMode::Start);
         rows.map(|row| {
             let (key, value) = row.map_err(|cause| self.failed("loading", &cause))?;
-            let value = decode(&value).map_err(|what| self.damaged(format!("in {name:?} {what}")))?;
+            let value = read(&value).map_err(|what| self.damaged(format!("in {name:?} {what}")))?;
             Ok((key, value))
         })
         .collect()
@@ -141,24 +151,40 @@ impl KvStore {
     /// use std::time::Duration;
     /// use unanimous_sdk::store::{KvStore, Options};
     /// let folder = tempfile::tempdir().unwrap();
-    /// let store = KvStore::open_with(folder.path(), Options { lock_wait: Duration::from_millis(5) }).unwrap();
+    /// let options = Options { lock_wait: Duration::from_millis(5), ..Options::default() };
+    /// let store = KvStore::open_with(folder.path(), options).unwrap();
     /// // Another one can't open it meanwhile.
     /// assert!(KvStore::open(folder.path()).unwrap_err().to_string().contains("is open in another process"));
     /// ```
     pub fn open_with(path: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
         let (path, locks) = (path.as_ref(), Locks::default());
-        let db = Arc::new(folder::open(path)?);
-        let folder = path.display().to_string();
-        let core = Arc::new(Core { db: db.clone(), folder, locks, options, owners: AtomicU64::new(0) });
+        let (db, participant_id) = folder::open(path, options.new_participant_id)?;
+        let (db, folder) = (Arc::new(db), path.display().to_string());
+        let core = Arc::new(Core { db: db.clone(), folder, participant_id, locks, options, owners: AtomicU64::new(0) });
         // The locks are there before anybody can touch a key.
         let mut staged = HashMap::new();
-        for (key, value) in core.all(folder::STAGED)? {
+        for (key, value) in core.all(folder::STAGED, decode_staged)? {
             let key = decode_key(&key).map_err(|what| core.damaged(what))?;
             let work = Work::restore(core.clone(), value).map_err(|what| core.damaged(what))?;
             staged.insert(key, work);
         }
         let writer = Writer::start(db).map_err(|cause| core.failed("starting its thread", &cause))?;
         Ok(Self(Arc::new(Inner { writer, core, staged: Mutex::new(staged), forced: AtomicU64::new(0) })))
+    }
+
+    /// Returns the id of the store, which was minted when it was created. A copy has the same one.
+    ///
+    /// ```
+    /// use unanimous_sdk::store::{KvStore, Options};
+    /// let folder = tempfile::tempdir().unwrap();
+    /// let id = KvStore::open(folder.path()).unwrap().participant_id();
+    /// assert_eq!(KvStore::open(folder.path()).unwrap().participant_id(), id);
+    /// // A copy that is to run beside its original, at its first start:
+    /// let copy = KvStore::open_with(folder.path(), Options { new_participant_id: true, ..Options::default() }).unwrap();
+    /// assert_ne!(copy.participant_id(), id);
+    /// ```
+    pub fn participant_id(&self) -> ParticipantId {
+        self.0.core.participant_id
     }
 
     /// The committed value under a key; None if there is none.
@@ -218,13 +244,17 @@ impl KvStore {
 
     fn read_all(&self) -> Result<Saved, Error> {
         let core = &self.0.core;
-        let mut saved = Saved::default();
-        for (id, known) in core.all(folder::COORDINATORS)? {
+        let mut saved = Saved { participant_id: Some(core.participant_id), ..Saved::default() };
+        for (id, coordinator) in core.all(folder::COORDINATORS, decode_coordinator)? {
             let id =
                 uuid::Uuid::from_slice(&id).map_err(|_| core.damaged("a coordinator's id can't be read".to_owned()))?;
-            saved.coordinators.insert(crate::protocol::CoordinatorId::from_uuid(id), known);
+            let id = CoordinatorId::from_uuid(id);
+            match coordinator {
+                Coordinator::Known(known) => drop(saved.coordinators.insert(id, known)),
+                Coordinator::Former(former) => drop(saved.former.insert(id, former)),
+            }
         }
-        for (key, branch) in core.all::<crate::branch::Branch>(folder::BRANCHES)? {
+        for (key, branch) in core.all(folder::BRANCHES, decode_branch)? {
             let key = decode_key(&key).map_err(|what| core.damaged(what))?;
             if !branch.state.is_saved() || !saved.coordinators.contains_key(&key.coordinator) {
                 return Err(core.damaged(format!("the branch {key} stands there as {}", branch.state.name())));
@@ -270,7 +300,7 @@ impl Store for KvStore {
         match change {
             Change::None => send(Written::None),
             Change::Stage(key, work) => {
-                let bytes = encode(&work.staged());
+                let bytes = encode_staged(&work.staged());
                 self.staged().insert(key.clone(), work);
                 send(Written::Stage(key, bytes));
             }

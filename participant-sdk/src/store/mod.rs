@@ -10,6 +10,8 @@
 #[cfg(feature = "store")]
 mod folder;
 #[cfg(feature = "store")]
+mod format;
+#[cfg(feature = "store")]
 mod kv;
 #[cfg(feature = "store")]
 mod locks;

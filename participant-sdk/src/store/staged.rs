@@ -1,6 +1,6 @@
 //! What stands on disk, as bytes: one version byte, then the value. Another version is refused, not guessed.
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use super::locks::Mode;
 use crate::{
@@ -8,7 +8,8 @@ use crate::{
     protocol::{BranchName, CoordinatorId, TransactionId},
 };
 
-const VERSION: u8 = 1;
+/// The version of staged work.
+const STAGED: u8 = 1;
 
 /// The work of a branch that voted to commit: what it writes, and what it holds.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,20 +19,34 @@ pub(super) struct Staged {
     pub(super) locks: Vec<(Vec<u8>, Mode)>,
 }
 
-pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+/// Writes a value behind its version.
+pub(super) fn encode<T: Serialize>(version: u8, value: &T) -> Vec<u8> {
     // Only a value of unknown length can fail to be written, and none of ours has any.
-    postcard::to_extend(value, vec![VERSION]).unwrap_or_default()
+    postcard::to_extend(value, vec![version]).unwrap_or_default()
 }
 
-pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    match bytes.split_first() {
-        Some((&VERSION, rest)) => match postcard::take_from_bytes(rest) {
-            Ok((value, [])) => Ok(value),
-            Ok(_) => Err("a value is longer than it should be".to_owned()),
-            Err(cause) => Err(format!("a value can't be read: {cause}")),
-        },
-        Some((other, _)) => Err(format!("a value has the unknown version {other}")),
-        None => Err("a value is empty".to_owned()),
+/// Returns the version of what stands on disk, and the value.
+pub(super) fn version(bytes: &[u8]) -> Result<(u8, &[u8]), String> {
+    bytes.split_first().map(|(version, rest)| (*version, rest)).ok_or_else(|| "a value is empty".to_owned())
+}
+
+/// Reads a value without its version.
+pub(super) fn read<'a, T: Deserialize<'a>>(rest: &'a [u8]) -> Result<T, String> {
+    match postcard::take_from_bytes(rest) {
+        Ok((value, [])) => Ok(value),
+        Ok(_) => Err("a value is longer than it should be".to_owned()),
+        Err(cause) => Err(format!("a value can't be read: {cause}")),
+    }
+}
+
+pub(super) fn encode_staged(staged: &Staged) -> Vec<u8> {
+    encode(STAGED, staged)
+}
+
+pub(super) fn decode_staged(bytes: &[u8]) -> Result<Staged, String> {
+    match version(bytes)? {
+        (STAGED, rest) => read(rest),
+        (other, _) => Err(format!("staged work has the unknown version {other}")),
     }
 }
 
@@ -68,14 +83,14 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_what_is_not_ours_is_refused() {
         let staged = Staged { writes: vec![(b"k".to_vec(), None)], locks: vec![(b"k".to_vec(), Mode::Exclusive)] };
-        let bytes = encode(&staged);
-        assert_eq!(decode::<Staged>(&bytes).unwrap(), staged);
+        let bytes = encode_staged(&staged);
+        assert_eq!(decode_staged(&bytes).unwrap(), staged);
         let mut newer = bytes.clone();
         newer[0] = 2;
-        assert!(decode::<Staged>(&newer).unwrap_err().contains("version 2"));
-        assert!(decode::<Staged>(&bytes[..bytes.len() - 1]).is_err());
-        assert!(decode::<Staged>(&[bytes, vec![0]].concat()).is_err());
-        assert!(decode::<Staged>(&[]).is_err());
+        assert!(decode_staged(&newer).unwrap_err().contains("version 2"));
+        assert!(decode_staged(&bytes[..bytes.len() - 1]).is_err());
+        assert!(decode_staged(&[bytes, vec![0]].concat()).is_err());
+        assert!(decode_staged(&[]).is_err());
         assert!(decode_key(b"short").is_err());
     }
 }

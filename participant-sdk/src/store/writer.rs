@@ -22,7 +22,8 @@ use tokio::sync::{oneshot, watch};
 use super::{
     Work,
     folder::{self, family},
-    staged::{encode, encode_key},
+    format::{encode_branch, encode_former, encode_known},
+    staged::encode_key,
 };
 use crate::{
     branch::{BranchKey, Lsn, Record},
@@ -174,10 +175,19 @@ fn write(db: &DB, batch: WriteBatch, sync: bool) -> Result<(), rocksdb::Error> {
 
 fn put_record(db: &DB, batch: &mut WriteBatch, record: &Record) {
     match record {
+        // Known or former: it is one row.
         Record::Coordinator { id, known } => {
-            batch.put_cf(family(db, folder::COORDINATORS), id.uuid().as_bytes(), encode(known));
+            batch.put_cf(family(db, folder::COORDINATORS), id.uuid().as_bytes(), encode_known(known));
         }
-        Record::Branch { key, branch } => batch.put_cf(family(db, folder::BRANCHES), encode_key(key), encode(branch)),
+        Record::Former { id, former } => {
+            batch.put_cf(family(db, folder::COORDINATORS), id.uuid().as_bytes(), encode_former(former));
+        }
+        Record::ForgottenCoordinator { id } => {
+            batch.delete_cf(family(db, folder::COORDINATORS), id.uuid().as_bytes());
+        }
+        Record::Branch { key, branch } => {
+            batch.put_cf(family(db, folder::BRANCHES), encode_key(key), encode_branch(branch));
+        }
         Record::Forgotten { key } => batch.delete_cf(family(db, folder::BRANCHES), encode_key(key)),
     }
 }

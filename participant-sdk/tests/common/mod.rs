@@ -2,13 +2,15 @@
 #![allow(dead_code, missing_docs)]
 
 use std::{
+    net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
 
+use axum::extract::ConnectInfo;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Semaphore};
 use unanimous_sdk::prelude::*;
@@ -138,10 +140,29 @@ impl Served {
         message
     }
 
+    /// Posts a message. Looks at who the answer says has given it to which call, and leaves that out of it.
     pub async fn post(&self, call: &str, message: &Value) -> (u16, Value) {
         let response = self.http.post(format!("{}/{call}", self.url)).json(message).send().await.unwrap();
+        assert_eq!(response.headers().get("cache-control").unwrap(), "no-store");
         let status = response.status().as_u16();
-        (status, response.json().await.unwrap())
+        let body = response.json().await.unwrap();
+        if call == "batch" && status == 200 {
+            // Each answer in it says so.
+            return (status, body);
+        }
+        (status, self.without_origin(body, if call == "batch" { &Value::Null } else { message }))
+    }
+
+    fn without_origin(&self, mut body: Value, message: &Value) -> Value {
+        let members = body.as_object_mut().unwrap();
+        let id = self.service.store().participant_id();
+        assert_eq!(members.remove("participant_id"), Some(json!(id)), "{members:?}");
+        if members.get("type") != Some(&json!("/problems/malformed")) && !message.is_null() {
+            for name in ["transaction", "branch"] {
+                assert_eq!(members.remove(name).as_ref(), message.get(name), "{name}: {members:?}");
+            }
+        }
+        body
     }
 
     /// A message of a batch: what `message` is alone, and a call.
@@ -162,7 +183,8 @@ impl Served {
         let answers = body["answers"].as_array().unwrap();
         assert_eq!(answers.len(), messages.len(), "{body}");
         let status = |answer: &Value| u16::try_from(answer["status"].as_u64().unwrap()).unwrap();
-        answers.iter().map(|answer| (status(answer), answer["body"].clone())).collect()
+        let bodies = answers.iter().zip(messages).map(|(it, to)| self.without_origin(it["body"].clone(), to));
+        answers.iter().map(status).zip(bodies).collect()
     }
 
     pub async fn prepare(&self, n: u32, account: &str, cents: i64) -> (u16, Value) {
@@ -227,16 +249,56 @@ pub async fn reopen(folder: &std::path::Path) -> KvStore {
     panic!("the folder stayed in use for a minute");
 }
 
-/// A coordinator's side of inquiries, enlistments and votes: answers what it was told to, and keeps what it was asked.
+/// A coordinator's side of what it is asked: answers what it was told to, and keeps what it was asked. An answer of
+/// success that doesn't name its call gets the names.
 #[derive(Clone, Default)]
 pub struct Fake {
-    pub asked: Arc<std::sync::Mutex<Vec<String>>>,
-    /// The Idempotency-Key of each.
-    pub keys: Arc<std::sync::Mutex<Vec<String>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
     /// Answers, first to last; the last one is given again and again.
-    answers: Arc<std::sync::Mutex<Vec<(u16, Value)>>>,
+    answers: Arc<Mutex<Vec<(u16, Value)>>>,
     /// The same for inquiries.
-    decisions: Arc<std::sync::Mutex<Vec<(u16, Value)>>>,
+    decisions: Arc<Mutex<Vec<(u16, Value)>>>,
+    /// The same for acknowledgements. Without any they are taken.
+    acknowledgements: Arc<Mutex<Vec<(u16, Value)>>>,
+    /// The same for the question who it is. Without any it says so.
+    identities: Arc<Mutex<Vec<(u16, Value)>>>,
+    /// What it says in each answer's header.
+    pub log: Arc<Mutex<Option<String>>>,
+}
+
+/// A call to a [`Fake`].
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub method: String,
+    pub uri: String,
+    pub body: Value,
+    pub text: String,
+    /// The headers of that name.
+    pub idempotency_key: Option<String>,
+    pub coordinator: Option<String>,
+    pub cache_control: Option<String>,
+    /// The caller's port: one for each connection.
+    pub port: u16,
+}
+
+impl Asked {
+    pub fn path(&self) -> &str {
+        self.uri.split('?').next().unwrap()
+    }
+
+    /// Returns transaction and branch, as far as the call names them.
+    fn names(&self) -> (Option<String>, Option<String>) {
+        let mut parts = self.path().split('/').skip(3).map(str::to_owned);
+        let (transaction, _, branch) = (parts.next(), parts.next(), parts.next());
+        let of_query = self.uri.split(['?', '&']).find_map(|pair| pair.strip_prefix("branch="));
+        let of_body = self.body["branch"].as_str();
+        (transaction, branch.or_else(|| of_query.or(of_body).map(str::to_owned)))
+    }
+}
+
+fn next(answers: &Mutex<Vec<(u16, Value)>>) -> Option<(u16, Value)> {
+    let mut answers = answers.lock().unwrap();
+    if answers.len() > 1 { Some(answers.remove(0)) } else { answers.first().cloned() }
 }
 
 impl Fake {
@@ -245,25 +307,56 @@ impl Fake {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let fake = self.clone();
-        let answer = move |request: axum::extract::Request| async move {
+        let answer = move |ConnectInfo(peer): ConnectInfo<SocketAddr>, request: axum::extract::Request| async move {
             let (parts, body) = request.into_parts();
             let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
-            let key = parts.headers.get("idempotency-key").map(|key| key.to_str().unwrap().to_owned());
-            fake.keys.lock().unwrap().push(key.unwrap_or_default());
-            fake.asked.lock().unwrap().push(format!(
-                "{} {} {}",
-                parts.method,
-                parts.uri,
-                String::from_utf8_lossy(&body)
-            ));
-            let is_inquiry = parts.uri.path().ends_with("/decision");
-            let mut answers = if is_inquiry { &fake.decisions } else { &fake.answers }.lock().unwrap();
-            let (status, body) = if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() };
-            (axum::http::StatusCode::from_u16(status).unwrap(), axum::Json(body))
+            let header = |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+            let asked = Asked {
+                method: parts.method.to_string(),
+                uri: parts.uri.to_string(),
+                body: serde_json::from_slice(&body).unwrap_or_default(),
+                text: String::from_utf8_lossy(&body).into_owned(),
+                idempotency_key: header("idempotency-key"),
+                coordinator: header("unanimous-coordinator"),
+                cache_control: header("cache-control"),
+                port: peer.port(),
+            };
+            fake.asked.lock().unwrap().push(asked.clone());
+            let (status, body) = fake.answer_to(&asked);
+            let status = axum::http::StatusCode::from_u16(status).unwrap();
+            let mut response = axum::response::IntoResponse::into_response((status, axum::Json(body)));
+            if let Some(log) = &*fake.log.lock().unwrap() {
+                response.headers_mut().insert("unanimous-coordinator", log.parse().unwrap());
+            }
+            response
         };
-        let app = axum::Router::new().fallback(answer);
+        let app = axum::Router::new().fallback(answer).into_make_service_with_connect_info::<SocketAddr>();
         tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         url
+    }
+
+    fn answer_to(&self, asked: &Asked) -> (u16, Value) {
+        let coordinator = json!({ "id": COORDINATOR, "epoch": epoch(2), "url": "http://127.0.0.1:1", "horizon": NIL });
+        let (transaction, branch) = asked.names();
+        let (answers, default) = match asked.path() {
+            "/v1/coordinator" => return next(&self.identities).unwrap_or((200, coordinator)),
+            path if path.ends_with("/decision") => (&self.decisions, json!({})),
+            path if path.ends_with("/acknowledge") => (&self.acknowledgements, json!({ "state": asked.body["state"] })),
+            path if path.ends_with("/vote") => {
+                (&self.answers, json!({ "vote": asked.body["vote"], "coordinator": coordinator }))
+            }
+            path if path.ends_with("/branches") => (&self.answers, json!({})),
+            _ => return next(&self.answers).expect("an answer"),
+        };
+        let (status, mut body) = next(answers).unwrap_or((200, json!({})));
+        if (200..300).contains(&status) {
+            let mut whole = default;
+            whole["transaction"] = json!(transaction);
+            whole["branch"] = json!(branch);
+            whole.as_object_mut().unwrap().extend(std::mem::take(body.as_object_mut().unwrap()));
+            body = whole;
+        }
+        (status, body)
     }
 
     pub fn answer(&self, answers: impl IntoIterator<Item = (u16, Value)>) {
@@ -274,7 +367,23 @@ impl Fake {
         *self.decisions.lock().unwrap() = answers.into_iter().collect();
     }
 
+    pub fn acknowledge(&self, answers: impl IntoIterator<Item = (u16, Value)>) {
+        *self.acknowledgements.lock().unwrap() = answers.into_iter().collect();
+    }
+
+    pub fn identify(&self, answers: impl IntoIterator<Item = (u16, Value)>) {
+        *self.identities.lock().unwrap() = answers.into_iter().collect();
+    }
+
+    /// Returns all calls so far whose path ends so.
+    pub fn calls(&self, end: &str) -> Vec<Asked> {
+        self.asked.lock().unwrap().iter().filter(|asked| asked.path().ends_with(end)).cloned().collect()
+    }
+
+    /// Returns all calls so far but acknowledgements and questions who it is, as texts.
     pub fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
+        let is_other = |asked: &&Asked| !asked.path().ends_with("/acknowledge") && asked.path() != "/v1/coordinator";
+        let asked = self.asked.lock().unwrap();
+        asked.iter().filter(is_other).map(|it| format!("{} {} {}", it.method, it.uri, it.text)).collect()
     }
 }

@@ -11,6 +11,9 @@ use unanimous_sdk::{
 
 use super::world::{Answer, Message, Taken, coordinator_at, epoch_of, key_of, payload_text};
 
+/// Its clock: behind no time in an id.
+const NOW: UnixMillis = UnixMillis(u64::MAX);
+
 /// How its work comes to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Style {
@@ -59,7 +62,7 @@ impl Node {
         };
         if style == Style::Unasked {
             // It was enlisted, and its work has begun.
-            let _ = node.told(1, false, Call::Open { now: UnixMillis(0) });
+            let _ = node.told(1, false, Call::Open);
             node.sync();
         }
         node
@@ -83,7 +86,14 @@ impl Node {
 
     fn event(&self, epoch: u8, past: bool, call: Call) -> Event {
         let key = key_of(self.at);
-        Event::Told { from: coordinator_at(epoch, past), transaction: key.transaction, branch: key.branch, call }
+        Event::Told {
+            from: coordinator_at(epoch, past),
+            transaction: key.transaction,
+            branch: key.branch,
+            call,
+            meant_for: None,
+            now: NOW,
+        }
     }
 
     fn told(&mut self, epoch: u8, past: bool, call: Call) -> Step {
@@ -106,13 +116,13 @@ impl Node {
     /// Takes a call of the coordinator.
     pub fn receive(&mut self, epoch: u8, call: u8, choice: Choice, taken: Taken) {
         let kind = |call| match call {
-            0 => Call::Prepare { payload: Payload::parse(payload_text()), late: false, now: UnixMillis(0) },
+            0 => Call::Prepare { payload: Payload::parse(payload_text()), late: false },
             1 => Call::Commit,
             _ => Call::Abort,
         };
         let kind = if self.style == Style::Unasked && call == 0 {
             // Its work came another way: the prepare has no payload.
-            Call::Prepare { payload: None, late: false, now: UnixMillis(0) }
+            Call::Prepare { payload: None, late: false }
         } else {
             kind(call)
         };
@@ -149,7 +159,14 @@ impl Node {
     pub fn pass(&mut self, epoch: u8) {
         let key = super::world::older_key_of(self.at);
         let from = coordinator_at(epoch, true);
-        self.step(Event::Told { from, transaction: key.transaction, branch: key.branch, call: Call::Abort });
+        self.step(Event::Told {
+            from,
+            transaction: key.transaction,
+            branch: key.branch,
+            call: Call::Abort,
+            meant_for: None,
+            now: NOW,
+        });
     }
 
     /// Votes unasked, or repeats that.
@@ -170,7 +187,7 @@ impl Node {
     /// Hears that its vote named an epoch that is past.
     pub fn superseded(&mut self, epoch: u8) {
         let coordinator = key_of(self.at).coordinator;
-        self.step(Event::Superseded { coordinator, epoch: epoch_of(epoch) });
+        self.step(Event::Superseded { coordinator, epoch: epoch_of(epoch), now: NOW });
     }
 
     /// Takes the answer to an inquiry.

@@ -18,6 +18,9 @@ use unanimous_sdk::{
 
 use super::disk::Disk;
 
+/// Its clock: behind no time in an id.
+const NOW: UnixMillis = UnixMillis(u64::MAX);
+
 /// Who waits for an answer: the message's number in the network, if anybody does.
 pub type Ticket = Option<usize>;
 
@@ -52,14 +55,19 @@ impl Node {
             CallKind::Prepare => Call::Prepare {
                 payload: message.payload.as_ref().and_then(|raw| Payload::parse(raw.get())),
                 late: message.remaining_ms == 0,
-                now: UnixMillis(0),
             },
             CallKind::Commit => Call::Commit,
             CallKind::Abort => Call::Abort,
         };
         let key = BranchKey { coordinator: from.id, transaction: message.transaction, branch: message.branch.clone() };
-        let told =
-            Event::Told { from: from.clone(), transaction: message.transaction, branch: message.branch.clone(), call };
+        let told = Event::Told {
+            from: from.clone(),
+            transaction: message.transaction,
+            branch: message.branch.clone(),
+            call,
+            meant_for: None,
+            now: NOW,
+        };
         let mut step = self.step(told.clone());
         loop {
             let after = step.after;
@@ -76,9 +84,9 @@ impl Node {
 
     /// It is enlisted by the application's own call, and its work begins.
     pub fn open(&mut self, from: &Coordinator, key: &BranchKey) {
-        let call = Call::Open { now: UnixMillis(0) };
+        let call = Call::Open;
         let (transaction, branch) = (key.transaction, key.branch.clone());
-        self.step(Event::Told { from: from.clone(), transaction, branch, call });
+        self.step(Event::Told { from: from.clone(), transaction, branch, call, meant_for: None, now: NOW });
     }
 
     /// That work has ended: it waits for its prepare, votes unasked, or gives up.
@@ -105,7 +113,7 @@ impl Node {
 
     /// A vote named an epoch that is past.
     pub fn superseded(&mut self, coordinator: CoordinatorId, epoch: Epoch) {
-        self.step(Event::Superseded { coordinator, epoch });
+        self.step(Event::Superseded { coordinator, epoch, now: NOW });
     }
 
     /// Takes the answer to an inquiry.

@@ -1,11 +1,12 @@
 //! The rules of the branch machine, one test each; a table of every state and event; and random histories with crashes.
 
+mod coordinators;
 mod random;
 mod rules;
 mod table;
 
 use super::*;
-use crate::protocol::{Coordinator, Decision, Epoch, TransactionId, UnixMillis, Vote};
+use crate::protocol::{Coordinator, Decision, Epoch, ParticipantId, TransactionId, UnixMillis, Vote};
 
 pub(super) const COORDINATOR: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
 
@@ -35,7 +36,8 @@ pub(super) fn payload(n: u8) -> Option<Payload> {
 }
 
 pub(super) fn told_under(from: Coordinator, n: u8, call: Call) -> Event {
-    Event::Told { from, transaction: transaction(n), branch: "b".parse().unwrap(), call }
+    let (branch, meant_for) = ("b".parse().unwrap(), None);
+    Event::Told { from, transaction: transaction(n), branch, call, meant_for, now: NOW }
 }
 
 /// Under epoch 2, about the transaction `n`.
@@ -51,10 +53,11 @@ pub(super) fn learned(n: u8, asked: u8, decision: Decision) -> Event {
     Event::Learned { key: key(n), asked: epoch(asked), decision }
 }
 
-pub(super) const NOW: UnixMillis = UnixMillis(0);
+/// Shortly after the time in the ids above.
+pub(super) const NOW: UnixMillis = UnixMillis(0x0189_0a5d_2222);
 
 pub(super) fn prepare(payload: Option<Payload>) -> Call {
-    Call::Prepare { payload, late: false, now: NOW }
+    Call::Prepare { payload, late: false }
 }
 
 pub(super) fn worked(vote: Vote) -> Act {
@@ -65,7 +68,7 @@ pub(super) fn worked(vote: Vote) -> Act {
 #[derive(Clone)]
 pub(super) struct World {
     pub(super) book: Book,
-    disk: Saved,
+    pub(super) disk: Saved,
     unsynced: Vec<Vec<Record>>,
 }
 

@@ -33,9 +33,9 @@ fn decision(n: u8) -> Call {
 fn any_move() -> impl Strategy<Value = Move> {
     let n = 1..=3u8;
     let call = prop_oneof![
-        3 => (any::<bool>(), 1..=2u8).prop_map(|(late, of)| Call::Prepare { payload: payload(of), late: late && of == 2, now: NOW }),
+        3 => (any::<bool>(), 1..=2u8).prop_map(|(late, of)| Call::Prepare { payload: payload(of), late: late && of == 2 }),
         1 => Just(prepare(None)),
-        1 => Just(Call::Open { now: NOW }),
+        1 => Just(Call::Open),
     ];
     let act = prop_oneof![
         3 => Just(worked(Vote::Prepared)),
@@ -119,7 +119,7 @@ impl Slow {
             Event::Learned { key: of, .. } | Event::Own { key: of, .. } => {
                 ((1..=3).find(|n| key(*n) == *of).unwrap(), 0)
             }
-            Event::Superseded { .. } => return,
+            Event::Announced { .. } | Event::Superseded { .. } => return,
         };
         let step = self.book.step(event.clone());
         if let Some(lsn) = step.lsn {

@@ -71,7 +71,7 @@ fn a_repeat_gets_the_same_answer() {
     let mut committed = World::committed();
     assert_eq!(committed.step(told(1, prepare(payload(1)))).answer, Ok(Reply::Voted(Vote::Prepared)));
     // Even when its deadline has passed meanwhile.
-    let late = Call::Prepare { payload: payload(1), late: true, now: NOW };
+    let late = Call::Prepare { payload: payload(1), late: true };
     assert_eq!(World::prepared().step(told(1, late)).answer, Ok(Reply::Voted(Vote::Prepared)));
 }
 
@@ -94,7 +94,7 @@ fn an_abort_for_a_branch_never_seen_leaves_a_tombstone_that_refuses_a_later_prep
 #[test]
 fn a_new_prepare_after_its_deadline_is_refused() {
     let mut world = World::all([]);
-    let late = Call::Prepare { payload: payload(1), late: true, now: NOW };
+    let late = Call::Prepare { payload: payload(1), late: true };
     assert!(matches!(world.step(told(1, late)).answer, Ok(Reply::Refused(_))));
     // … and stays so, should an earlier copy of it come now.
     assert!(matches!(world.step(told(1, prepare(payload(1)))).answer, Ok(Reply::Refused(_))));
@@ -102,8 +102,8 @@ fn a_new_prepare_after_its_deadline_is_refused() {
 
 #[test]
 fn work_that_is_held_is_not_prepared_after_its_deadline() {
-    let late = Call::Prepare { payload: None, late: true, now: NOW };
-    let mut world = World::all([told(1, Call::Open { now: NOW }), own(1, Act::Hold(Vote::Prepared))]);
+    let late = Call::Prepare { payload: None, late: true };
+    let mut world = World::all([told(1, Call::Open), own(1, Act::Hold(Vote::Prepared))]);
     assert_eq!(world.clone().step(told(1, prepare(None))).answer, Ok(Reply::Voted(Vote::Prepared)));
     assert_eq!(world.step(told(1, late.clone())).answer, Ok(Reply::Effect(Decision::Abort)));
     world.step(own(1, Act::Effected));
@@ -130,10 +130,9 @@ fn an_abort_below_the_horizon_leaves_no_tombstone() {
 #[test]
 fn no_work_begins_in_a_transaction_below_the_horizon() {
     let mut world = World::all([told_under(coordinator(2, transaction(5)), 9, Call::Abort)]);
-    assert!(matches!(world.step(told(1, Call::Open { now: NOW })).answer, Err(Refusal::IsAborted { .. })));
+    assert!(matches!(world.step(told(1, Call::Open)).answer, Err(Refusal::IsAborted { .. })));
     // Nor is any voted for that began before.
-    let mut world =
-        World::all([told(1, Call::Open { now: NOW }), told_under(coordinator(2, transaction(5)), 9, Call::Abort)]);
+    let mut world = World::all([told(1, Call::Open), told_under(coordinator(2, transaction(5)), 9, Call::Abort)]);
     assert_eq!(world.step(own(1, Act::Vote(Vote::Prepared))).answer, Ok(Reply::Effect(Decision::Abort)));
 }
 
@@ -151,7 +150,7 @@ fn another_payload_than_the_first_is_refused_and_changes_nothing() {
         World::prepared(),
         World::committed(),
         World::aborted(),
-        World::all([told(1, Call::Open { now: NOW })]),
+        World::all([told(1, Call::Open)]),
     ];
     for mut world in ended {
         let (before, other) = (world.state(1), payload(2));
@@ -168,7 +167,7 @@ fn another_payload_than_the_first_is_refused_and_changes_nothing() {
 fn a_commit_without_a_trace_is_unknown_never_committed() {
     assert_eq!(World::all([]).step(told(1, Call::Commit)).answer, Err(Refusal::UnknownBranch));
     // Work without a vote is no trace of one.
-    let mut open = World::all([told(1, Call::Open { now: NOW })]);
+    let mut open = World::all([told(1, Call::Open)]);
     assert_eq!(open.step(told(1, Call::Commit)).answer, Err(Refusal::UnknownBranch));
 }
 
@@ -202,7 +201,7 @@ fn a_read_only_branch_has_nothing_to_commit_or_abort() {
 
 #[test]
 fn a_lower_epoch_is_refused_whatever_it_asks() {
-    for call in [prepare(payload(1)), Call::Commit, Call::Abort, Call::Open { now: NOW }] {
+    for call in [prepare(payload(1)), Call::Commit, Call::Abort, Call::Open] {
         let mut world = World::prepared();
         let step = world.step(told_under(coordinator(1, TransactionId::NIL), 1, call));
         assert_eq!(step.answer, Err(Refusal::StaleEpoch { coordinator: key(1).coordinator, epoch: epoch(2) }));
@@ -293,14 +292,14 @@ fn work_that_failed_is_as_if_it_had_not_been_asked_for() {
 
 #[test]
 fn work_on_own_calls_is_voted_for_when_it_is_done() {
-    let mut world = World::all([told(1, Call::Open { now: NOW })]);
+    let mut world = World::all([told(1, Call::Open)]);
     // Not before.
     assert_eq!(world.clone().step(told(1, prepare(None))).answer, Ok(Reply::Effect(Decision::Abort)));
     assert_eq!(world.step(own(1, Act::Hold(Vote::Prepared))).answer, Ok(Reply::Nothing));
     let step = world.step(told(1, prepare(None)));
     assert_eq!((step.answer, step.fate, step.forced), (Ok(Reply::Voted(Vote::Prepared)), Fate::Stage, true));
     // Or unasked; the first vote stands.
-    let mut world = World::all([told(1, Call::Open { now: NOW })]);
+    let mut world = World::all([told(1, Call::Open)]);
     let step = world.step(own(1, Act::Vote(Vote::Prepared)));
     assert_eq!((step.answer, step.fate, step.lsn), (Ok(Reply::Voted(Vote::Prepared)), Fate::Stage, Some(step.after)));
     assert_eq!(world.step(told(1, prepare(None))).answer, Ok(Reply::Voted(Vote::Prepared)));
@@ -309,10 +308,7 @@ fn work_on_own_calls_is_voted_for_when_it_is_done() {
 #[test]
 fn who_has_not_voted_ends_itself_after_the_deadline_and_who_has_never_does() {
     let give_up = || own(1, Act::GiveUp("its deadline has passed"));
-    for before in [
-        vec![told(1, Call::Open { now: NOW })],
-        vec![told(1, Call::Open { now: NOW }), own(1, Act::Hold(Vote::Prepared))],
-    ] {
+    for before in [vec![told(1, Call::Open)], vec![told(1, Call::Open), own(1, Act::Hold(Vote::Prepared))]] {
         let mut world = World::all(before);
         assert_eq!(world.step(give_up()).answer, Ok(Reply::Effect(Decision::Abort)));
     }
@@ -324,26 +320,30 @@ fn who_has_not_voted_ends_itself_after_the_deadline_and_who_has_never_does() {
 #[test]
 fn a_name_that_was_used_is_not_opened_again() {
     for mut world in [World::prepared(), World::aborted(), World::all([told(1, Call::Abort)])] {
-        assert_eq!(world.step(told(1, Call::Open { now: NOW })).answer, Err(Refusal::NameUsed));
+        assert_eq!(world.step(told(1, Call::Open)).answer, Err(Refusal::NameUsed));
     }
 }
 
 #[test]
 fn a_later_epoch_that_a_coordinator_tells_of_is_kept_durably() {
     let mut world = World::prepared();
-    let step = world.step(Event::Superseded { coordinator: key(1).coordinator, epoch: epoch(4) });
+    let step = world.step(Event::Superseded { coordinator: key(1).coordinator, epoch: epoch(4), now: NOW });
     assert!(step.forced && step.lsn == Some(step.after));
     assert_eq!(world.book.coordinator(key(1).coordinator).unwrap().epoch, epoch(4));
     // That one again, or an earlier one, changes nothing.
     for n in [4, 3] {
-        assert!(is_repeat(&world.step(Event::Superseded { coordinator: key(1).coordinator, epoch: epoch(n) })));
+        assert!(is_repeat(&world.step(Event::Superseded {
+            coordinator: key(1).coordinator,
+            epoch: epoch(n),
+            now: NOW
+        })));
     }
     assert_eq!(world.book.coordinator(key(1).coordinator).unwrap().epoch, epoch(4));
 }
 
 #[test]
 fn what_a_crash_would_lose_anyway_is_never_on_disk() {
-    let opened = [told(1, Call::Open { now: NOW }), own(1, Act::Hold(Vote::Prepared))];
+    let opened = [told(1, Call::Open), own(1, Act::Hold(Vote::Prepared))];
     let mut committing = World::prepared();
     committing.step(told(1, Call::Commit));
     let mut aborting = World::prepared();
@@ -393,7 +393,7 @@ fn a_coordinator_is_asked_where_it_was_last_heard_from() {
 fn coordinators_do_not_touch_each_others_branches() {
     let mut world = World::prepared();
     let id = "00000000-0000-4000-8000-000000000000".parse().unwrap();
-    let other = Coordinator { id, ..coordinator(9, transaction(200)) };
+    let other = Coordinator { id, ..coordinator(9, transaction(1)) };
     assert_eq!(world.step(told_under(other.clone(), 1, Call::Commit)).answer, Err(Refusal::UnknownBranch));
     assert_eq!(world.step(told_under(other, 1, Call::Abort)).answer, Ok(Reply::Aborted));
     assert_eq!(world.state(1), Some(State::Prepared));
@@ -402,9 +402,7 @@ fn coordinators_do_not_touch_each_others_branches() {
 
 #[test]
 fn what_was_not_voted_for_is_gone_after_a_crash() {
-    for before in
-        [vec![told(1, prepare(payload(1)))], vec![told(1, Call::Open { now: NOW }), own(1, Act::Hold(Vote::Prepared))]]
-    {
+    for before in [vec![told(1, prepare(payload(1)))], vec![told(1, Call::Open), own(1, Act::Hold(Vote::Prepared))]] {
         let mut world = World::all(before);
         world.crash(usize::MAX);
         assert_eq!(world.state(1), None);
@@ -414,4 +412,27 @@ fn what_was_not_voted_for_is_gone_after_a_crash() {
     world.step(told(1, Call::Commit));
     world.crash(usize::MAX);
     assert_eq!(world.state(1), Some(State::Prepared));
+}
+
+#[test]
+fn message_for_another_store_is_misdirected_and_not_kept() {
+    let id = |n| ParticipantId::from_uuid(uuid::Uuid::from_u128(n));
+    let for_store = |n, event: Event| match event {
+        Event::Told { from, transaction, branch, call, now, .. } => {
+            Event::Told { from, transaction, branch, call, meant_for: Some(id(n)), now }
+        }
+        other => other,
+    };
+    let mut book = Book::restore(Saved { participant_id: Some(id(1)), ..Saved::default() });
+    for call in [prepare(payload(1)), Call::Commit, Call::Abort] {
+        let before = book.clone();
+        let step = book.step(for_store(2, told(1, call)));
+        assert_eq!(step.answer, Err(Refusal::Misdirected { participant_id: id(1) }));
+        assert!(is_repeat(&step) && step.after == Lsn::default() && book == before, "{step:?}");
+    }
+    assert_eq!(book.step(for_store(1, told(1, Call::Abort))).answer, Ok(Reply::Aborted));
+    assert_eq!(book.step(told(2, Call::Abort)).answer, Ok(Reply::Aborted), "a message that names none");
+    // A store without an id obeys what is meant for any.
+    let mut book = Book::restore(Saved::default());
+    assert_eq!(book.step(for_store(2, told(1, Call::Abort))).answer, Ok(Reply::Aborted));
 }

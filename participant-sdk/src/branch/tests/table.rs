@@ -4,9 +4,11 @@ use std::fmt::Write;
 
 use super::*;
 
+const NIL: TransactionId = TransactionId::NIL;
+
 #[test]
 fn every_state_and_every_event() {
-    let open = told(1, Call::Open { now: NOW });
+    let open = told(1, Call::Open);
     let prepare_1 = || told(1, prepare(payload(1)));
     let commit = || told(1, Call::Commit);
     let states: [(&str, Vec<Event>); 12] = [
@@ -23,32 +25,37 @@ fn every_state_and_every_event() {
         ("aborted", vec![prepare_1(), own(1, worked(Vote::Prepared)), told(1, Call::Abort), own(1, Act::Effected)]),
         ("tombstone", vec![told(1, Call::Abort)]),
     ];
-    let late = || Call::Prepare { payload: payload(1), late: true, now: NOW };
-    let events: Vec<(&str, Event)> = vec![
-        ("open", open),
-        ("prepare", prepare_1()),
-        ("prepare, late", told(1, late())),
-        ("prepare, other payload", told(1, prepare(payload(2)))),
-        ("prepare, no payload", told(1, prepare(None))),
-        ("commit", commit()),
-        ("abort", told(1, Call::Abort)),
-        ("commit, lower epoch", told_under(coordinator(1, TransactionId::NIL), 1, Call::Commit)),
-        ("commit, higher epoch", told_under(coordinator(3, TransactionId::NIL), 1, Call::Commit)),
-        ("prepare, below horizon", told_under(coordinator(2, transaction(2)), 1, prepare(payload(1)))),
-        ("commit, below horizon", told_under(coordinator(2, transaction(2)), 1, Call::Commit)),
-        ("abort, below horizon", told_under(coordinator(2, transaction(2)), 1, Call::Abort)),
-        ("learned commit", learned(1, 2, Decision::Commit)),
-        ("learned abort", learned(1, 2, Decision::Abort)),
-        ("learned commit, asked before", learned(1, 1, Decision::Commit)),
-        ("worked: prepared", own(1, worked(Vote::Prepared))),
-        ("worked: read_only", own(1, worked(Vote::ReadOnly))),
-        ("worked: refused", own(1, Act::Worked(Err("no".to_owned())))),
-        ("failed", own(1, Act::Failed)),
-        ("hold", own(1, Act::Hold(Vote::Prepared))),
-        ("vote prepared", own(1, Act::Vote(Vote::Prepared))),
-        ("vote read_only", own(1, Act::Vote(Vote::ReadOnly))),
-        ("give up", own(1, Act::GiveUp("let go"))),
-        ("effected", own(1, Act::Effected)),
+    let late = || Call::Prepare { payload: payload(1), late: true };
+    // Told with an abort of a later transaction, before the event itself.
+    let below = |event: Event| vec![told_under(coordinator(2, transaction(2)), 9, Call::Abort), event];
+    let far = || Coordinator { epoch: "ffffffff-ffff-7fff-bfff-ffffffffffff".parse().unwrap(), ..coordinator(2, NIL) };
+    let events: Vec<(&str, Vec<Event>)> = vec![
+        ("open", vec![open]),
+        ("prepare", vec![prepare_1()]),
+        ("prepare, late", vec![told(1, late())]),
+        ("prepare, other payload", vec![told(1, prepare(payload(2)))]),
+        ("prepare, no payload", vec![told(1, prepare(None))]),
+        ("commit", vec![commit()]),
+        ("abort", vec![told(1, Call::Abort)]),
+        ("commit, lower epoch", vec![told_under(coordinator(1, TransactionId::NIL), 1, Call::Commit)]),
+        ("commit, higher epoch", vec![told_under(coordinator(3, TransactionId::NIL), 1, Call::Commit)]),
+        ("commit, epoch far ahead", vec![told_under(far(), 1, Call::Commit)]),
+        ("commit, horizon above it", vec![told_under(coordinator(2, transaction(2)), 1, Call::Commit)]),
+        ("prepare, below horizon", below(prepare_1())),
+        ("commit, below horizon", below(commit())),
+        ("abort, below horizon", below(told(1, Call::Abort))),
+        ("learned commit", vec![learned(1, 2, Decision::Commit)]),
+        ("learned abort", vec![learned(1, 2, Decision::Abort)]),
+        ("learned commit, asked before", vec![learned(1, 1, Decision::Commit)]),
+        ("worked: prepared", vec![own(1, worked(Vote::Prepared))]),
+        ("worked: read_only", vec![own(1, worked(Vote::ReadOnly))]),
+        ("worked: refused", vec![own(1, Act::Worked(Err("no".to_owned())))]),
+        ("failed", vec![own(1, Act::Failed)]),
+        ("hold", vec![own(1, Act::Hold(Vote::Prepared))]),
+        ("vote prepared", vec![own(1, Act::Vote(Vote::Prepared))]),
+        ("vote read_only", vec![own(1, Act::Vote(Vote::ReadOnly))]),
+        ("give up", vec![own(1, Act::GiveUp("let go"))]),
+        ("effected", vec![own(1, Act::Effected)]),
     ];
     let mut table = String::new();
     for (name, history) in states {
@@ -57,7 +64,9 @@ fn every_state_and_every_event() {
             // The epoch is known and durable, so that only what is new shows.
             let mut world = World::all(std::iter::once(told(9, Call::Abort)).chain(history.clone()));
             let before = world.state(1);
-            let step = world.step(event.clone());
+            let [head @ .., last] = event.as_slice() else { unreachable!("there is an event") };
+            head.iter().for_each(|event| drop(world.step(event.clone())));
+            let step = world.step(last.clone());
             writeln!(table, "  {event_name:<30} {}", row(&step, before.as_ref(), world.state(1).as_ref())).unwrap();
         }
         writeln!(table).unwrap();
