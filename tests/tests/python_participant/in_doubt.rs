@@ -437,17 +437,18 @@ async fn python_bank_acknowledges_after_a_start_what_calls_ended() {
     }
     let coordinator = Coordinator::scripted(decides("abort"));
     let mut bank = Service::python_bank().await;
-    for number in [1, 2] {
+    for number in [3, 4] {
         coordinator.prepare(&bank, number).await;
     }
-    let refused = bank.send("prepare", &with_payload(coordinator.message(3), &account(1), -5)).await;
+    // These would be told first, as they are older.
+    let refused = bank.send("prepare", &with_payload(coordinator.message(1), &account(3), -5)).await;
     assert_eq!(vote(&refused), (409, "abort"));
-    assert_eq!(state(&bank.send("abort", &coordinator.message(4)).await), (200, "aborted"), "a tombstone");
-    assert_eq!(state(&bank.send("commit", &coordinator.message(1)).await), (200, "committed"));
-    assert_eq!(state(&bank.send("abort", &coordinator.message(2)).await), (200, "aborted"));
+    assert_eq!(state(&bank.send("abort", &coordinator.message(2)).await), (200, "aborted"), "a tombstone");
+    assert_eq!(state(&bank.send("commit", &coordinator.message(3)).await), (200, "committed"));
+    assert_eq!(state(&bank.send("abort", &coordinator.message(4)).await), (200, "aborted"));
     bank.restart().await;
     wait::until_so("it has acknowledged both", async || coordinator.acknowledgements().len() > 1).await;
     let told = coordinator.acknowledgements();
     let told: Vec<_> = told.iter().map(|told| (&*told.transaction, told.body["state"].as_str())).collect();
-    assert_eq!(told, [(&*id(1), Some("committed")), (&*id(2), Some("aborted"))], "of those that had voted");
+    assert_eq!(told, [(&*id(3), Some("committed")), (&*id(4), Some("aborted"))], "of those that had voted");
 }
