@@ -16,6 +16,7 @@ use tokio::{
     task::{JoinError, JoinHandle},
 };
 use tracing::{error, info, warn};
+use unanimous_sdk::protocol::TransactionId;
 
 use crate::{
     api::{
@@ -84,7 +85,11 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
     let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
     let url = config.url(address).map_err(Error::Config)?;
-    let limits = Limits { undecided: config.max_undecided, branches: config.max_branches };
+    let limits = Limits {
+        undecided: config.max_undecided,
+        branches: config.max_branches,
+        give_up_abort_ms: u64::try_from(config.give_up_abort.as_millis()).unwrap_or(u64::MAX / 2),
+    };
     let taken = RequestLimits {
         body_bytes: config.max_body_bytes,
         branches: config.max_branches,
@@ -204,7 +209,7 @@ async fn forget(service: Service, journal: Arc<RocksDb>, keep: Duration, clock: 
     loop {
         let (journal, engine) = (Arc::clone(&journal), service.clone());
         // Whoever asks for what goes must hear that it may have been there.
-        let before = move |since| engine.with(|engine, _| engine.retained(since));
+        let before = move |since| engine.with(|engine, _| engine.retained(since, TransactionId::NIL));
         match tokio::task::spawn_blocking(move || journal.retain(keep, clock.now().wall, before)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

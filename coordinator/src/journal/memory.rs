@@ -209,6 +209,10 @@ impl Journal for Memory {
         index::find(&kernel, find, each)
     }
 
+    fn confirm_ownership(&self) -> Result<(), Error> {
+        if self.lock().ended { Err(Error::Ended) } else { Ok(()) }
+    }
+
     fn close(&self) -> Result<(), Error> {
         let mut state = self.lock();
         if state.ended {

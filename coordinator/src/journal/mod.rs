@@ -19,6 +19,7 @@ mod database;
 mod encoding;
 mod error;
 mod folder;
+mod format;
 mod index;
 mod ledger;
 mod live;
@@ -35,13 +36,13 @@ mod writer;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use unanimous_sdk::protocol::{CoordinatorId, Epoch, TransactionId, UnixMillis};
+use unanimous_sdk::protocol::{CoordinatorId, Epoch, ParticipantUrl, TransactionId, UnixMillis};
 
 pub use self::{
     error::Error,
     index::{Find, Tag},
     memory::Memory,
-    reading::reads_as_written,
+    reading::{decode_record, reads_as_written},
     rocks::RocksDb,
     writer::Stats,
 };
@@ -69,12 +70,31 @@ pub enum Entry {
     },
     /// Makes durable what is before it. Forced.
     Checkpoint,
-    /// Another coordinator has taken over this coordinator's id. Forced.
-    Superseded {
-        /// Its epoch: if this log is opened again, the next epoch is greater.
+    /// A participant named a higher epoch of this coordinator. Forced.
+    HigherEpoch {
+        /// If this log is opened again, the next epoch is greater.
         epoch: Epoch,
-        /// The participant that told it.
-        told_by: String,
+        /// The participant.
+        named_by: String,
+    },
+    /// A finished transaction is this from now on. Lazy.
+    Amended {
+        /// Whose.
+        id: TransactionId,
+        /// What takes the place of what was kept.
+        transaction: Arc<Transaction>,
+    },
+    /// A participant has lost its data: commits to it are held from now on. Forced.
+    Suspect {
+        /// Which.
+        participant: ParticipantUrl,
+        /// Since when.
+        since: UnixMillis,
+    },
+    /// Commits to a participant are held no longer. Lazy: if it is lost, one commit is tried again.
+    Trusted {
+        /// Which.
+        participant: ParticipantUrl,
     },
 }
 
@@ -83,8 +103,8 @@ impl Entry {
     pub fn is_forced(&self) -> bool {
         match self {
             Self::Record { record, .. } => record.is_forced(),
-            Self::Finished { .. } => false,
-            Self::Checkpoint | Self::Superseded { .. } => true,
+            Self::Finished { .. } | Self::Amended { .. } | Self::Trusted { .. } => false,
+            Self::Checkpoint | Self::HigherEpoch { .. } | Self::Suspect { .. } => true,
         }
     }
 }
@@ -119,6 +139,10 @@ pub struct Recovered {
     pub retained_since: UnixMillis,
     /// The highest transaction id ever logged; nil if there was none.
     pub highest: TransactionId,
+    /// The highest transaction id that retention has dropped; nil if it has dropped none.
+    pub forgotten: TransactionId,
+    /// The participants to which commits are held.
+    pub suspects: Vec<ParticipantUrl>,
     /// The sequence of the last decision; 0 if there was none.
     pub sequence: u64,
     /// The transactions that are not finished, in order of their ids.
@@ -144,6 +168,12 @@ pub trait Journal: Send + Sync + 'static {
         find: &Find,
         each: &mut dyn FnMut(TransactionId, Transaction) -> bool,
     ) -> Result<Option<TransactionId>, Error>;
+
+    /// Looks whether this process still owns the log: its lock, its folder and files, and what it last wrote to its watermark.
+    ///
+    /// # Errors
+    /// What is not as this process left it.
+    fn confirm_ownership(&self) -> Result<(), Error>;
 
     /// Makes everything durable, writes a checkpoint and ends. Nothing may be appended afterwards.
     fn close(&self) -> Result<(), Error>;

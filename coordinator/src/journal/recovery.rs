@@ -4,12 +4,13 @@
 
 use std::{collections::BTreeSet, ops::ControlFlow};
 
-use unanimous_sdk::protocol::{CoordinatorId, Epoch, TransactionId, UnixMillis};
+use unanimous_sdk::protocol::{CoordinatorId, Epoch, ParticipantUrl, TransactionId, UnixMillis};
 
 use super::{
     Error, Recovered,
     chain::{Forced, Link, Tip},
     encoding::{self, Change, Table},
+    format,
     ledger::Ledger,
     live,
 };
@@ -46,6 +47,8 @@ pub(super) struct Found {
     epochs: BTreeSet<Epoch>,
     superseded: Option<Epoch>,
     retained: UnixMillis,
+    forgotten: TransactionId,
+    suspects: Vec<ParticipantUrl>,
     pub(super) live: Vec<(TransactionId, Transaction)>,
 }
 
@@ -87,6 +90,8 @@ pub(super) fn read(
         epochs: epochs(tables)?,
         superseded: meta(tables, encoding::SUPERSEDED)?,
         retained: meta(tables, encoding::RETAINED)?.unwrap_or_default(),
+        forgotten: TransactionId::NIL,
+        suspects: suspects(tables)?,
         live: live::read(tables)?,
     })
 }
@@ -112,6 +117,8 @@ impl Found {
             created_at: identity.created_at,
             retained_since: self.retained.max(identity.created_at),
             highest: self.ledger.highest,
+            forgotten: self.forgotten,
+            suspects: self.suspects,
             sequence: self.ledger.sequence,
             live: self.live,
         };
@@ -133,8 +140,7 @@ fn chain(tables: &impl Tables, coordinator: CoordinatorId, from: From) -> Result
         if number != missing {
             return Err(Error::Gap { missing, next: number });
         }
-        let link: Link = encoding::decode(value).map_err(Error::unreadable(Table::Outcomes, key))?;
-        let content = encoding::encode(&link.forced).map_err(Error::unreadable(Table::Outcomes, key))?;
+        let (link, content) = format::read_outcome_row(value).map_err(Error::unreadable(Table::Outcomes, key))?;
         tip = tip.next(&content);
         if link.chain != tip.chain {
             return Err(Error::Chain { number });
@@ -192,12 +198,25 @@ fn tip_at(tables: &impl Tables, coordinator: CoordinatorId, number: u64) -> Resu
 fn link(tables: &impl Tables, number: u64) -> Result<Option<Link>, Error> {
     let key = encoding::outcome_key(number);
     let value = tables.get(Table::Outcomes, &key)?;
-    value.map(|value| encoding::decode(&value).map_err(Error::unreadable(Table::Outcomes, &key))).transpose()
+    let read = |value: Vec<u8>| format::read_outcome_row(&value).map(|(link, _)| link);
+    value.map(|value| read(value).map_err(Error::unreadable(Table::Outcomes, &key))).transpose()
 }
 
 pub(super) fn meta<T: serde::de::DeserializeOwned>(tables: &impl Tables, key: &[u8]) -> Result<Option<T>, Error> {
     let value = tables.get(Table::Meta, key)?;
     value.map(|value| encoding::decode(&value).map_err(Error::unreadable(Table::Meta, key))).transpose()
+}
+
+fn suspects(tables: &impl Tables) -> Result<Vec<ParticipantUrl>, Error> {
+    let mut suspects = vec![];
+    tables.scan(Table::Meta, encoding::SUSPECTS, &mut |key, _| {
+        if !key.starts_with(encoding::SUSPECTS) {
+            return Ok(ControlFlow::Break(()));
+        }
+        suspects.push(encoding::suspect_of_key(key).map_err(Error::unreadable(Table::Meta, key))?);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(suspects)
 }
 
 fn epochs(tables: &impl Tables) -> Result<BTreeSet<Epoch>, Error> {

@@ -17,10 +17,10 @@ use super::{
     Error,
     database::Database,
     encoding::{self, Change, Table},
+    format,
     index::Tag,
     recovery::{self, Tables},
 };
-use crate::transaction::Transaction;
 
 /// What finishes later than this after its beginning is kept apart.
 pub(super) fn late_ms(keep: Duration) -> u64 {
@@ -54,7 +54,7 @@ impl Retention {
             Change::DeleteRange(Table::History, vec![], cutoff),
         ];
         database.scan(Table::Kept, &[], &mut |key, value| {
-            let transaction: Transaction = encoding::decode(value).map_err(Error::unreadable(Table::Kept, key))?;
+            let transaction = format::read_finished_row(value).map_err(Error::unreadable(Table::Kept, key))?;
             if !transaction.is_left_to_an_operator() && transaction.finished_at.is_some_and(|at| at < expired) {
                 let id = encoding::history_of_key(key).map_err(Error::unreadable(Table::Kept, key))?;
                 changes.push(Change::Delete(Table::Kept, key.to_vec()));
@@ -105,7 +105,7 @@ fn drop_forced_records(
     }
     let mut needed = u64::MAX;
     database.scan(Table::Live, &[], &mut |key, value| {
-        let number = encoding::decode_head::<u64>(value).map_err(Error::unreadable(Table::Live, key))?;
+        let number = format::number_of_live_row(value).map_err(Error::unreadable(Table::Live, key))?;
         if number > 0 {
             needed = needed.min(number);
         }

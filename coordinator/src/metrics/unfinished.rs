@@ -54,7 +54,7 @@ impl Unfinished {
                 seen.begun = true;
                 self.transactions.insert(id, One::default());
             }
-            Record::Voted { branch, vote: Vote::Prepared } => self.change(id, |one| {
+            Record::Voted { branch, vote: Vote::Prepared, .. } => self.change(id, |one| {
                 one.prepared.push(*branch);
             }),
             Record::Decided(transaction) => self.change(id, |one| one.prepared = prepared(transaction)),
@@ -64,7 +64,11 @@ impl Unfinished {
                     one.prepared.retain(|prepared| prepared != branch);
                 });
             }
-            Record::Voted { vote: Vote::ReadOnly, .. } | Record::Enlisted(_) | Record::Keyed(_) => {}
+            Record::GaveUp { branch } => self.change(id, |one| one.prepared.retain(|prepared| prepared != branch)),
+            Record::Voted { vote: Vote::ReadOnly, .. }
+            | Record::Enlisted(_)
+            | Record::Keyed(_)
+            | Record::VotedLate { .. } => {}
         }
         seen
     }
