@@ -5,9 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    io::Write as _,
-    path::{Path, PathBuf},
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,170 +13,29 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use serde_json::{Value, json};
-use tempfile::TempDir;
+use serde_json::json;
 use unanimous_tests::{
-    api::{Answer, Api},
+    api::Api,
     bank::{ACCOUNTS, Bank, OPENING, account, named, posting},
-    binaries::binary,
     coordinator::Coordinator,
     history::{Attempt, History, Move, Told},
     participant::{Act, Call, Participant},
-    process::Process,
     proxy::Proxy,
-    server::free_port,
     wait,
 };
+
+use crate::service::{COORDINATOR, Service, id, is_python_there, state, vote};
+
+#[path = "python_participant/in_doubt.rs"]
+mod in_doubt;
+#[path = "python_participant/messages.rs"]
+mod messages;
+#[path = "python_participant/service.rs"]
+mod service;
 
 const TELLERS: usize = 4;
 /// What a transfer costs, in cents.
 const FEE: i64 = 1;
-const COORDINATOR: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
-
-/// Whether there is a Python that runs the participant. If not, it is said where a test's output isn't held back.
-fn is_python_there() -> bool {
-    let check = "import sys, sqlite3; sys.exit(sys.version_info < (3, 10) or sqlite3.sqlite_version_info < (3, 33))";
-    let there = Command::new("python3").args(["-c", check]).status().is_ok_and(|status| status.success());
-    if !there {
-        let _ = writeln!(std::io::stderr(), "SKIPPED: there is no python3 from 3.10 on with SQLite from 3.33 on");
-    }
-    there
-}
-
-/// A service that shows accounts, as a process of its own on a folder and a port that it keeps over restarts.
-struct Service {
-    process: Process,
-    home: TempDir,
-    program: PathBuf,
-    args: Vec<String>,
-    api: Api,
-}
-
-impl Service {
-    async fn start(program: PathBuf, args: impl FnOnce(u16, &Path) -> Vec<String>) -> Self {
-        let home = tempfile::tempdir().expect("a folder can be made");
-        let port = free_port();
-        let args = args(port, home.path());
-        let process = spawn(&program, &args, home.path());
-        let api = Api::new(&format!("http://127.0.0.1:{port}"));
-        let mut this = Self { process, home, program, args, api };
-        this.ready().await;
-        this
-    }
-
-    async fn python_bank() -> Self {
-        Self::start("python3".into(), |port, home| {
-            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/python/participant.py");
-            let path = |path: &Path| path.to_str().expect("a path is text").to_owned();
-            vec![
-                path(&script),
-                port.to_string(),
-                path(&home.join("bank.db")),
-                ACCOUNTS.to_string(),
-                OPENING.to_string(),
-            ]
-        })
-        .await
-    }
-
-    async fn fee_ledger() -> Self {
-        Self::start(binary("fees"), |port, home| {
-            let data = home.join("data").to_str().expect("a path is text").to_owned();
-            vec!["--listen".into(), format!("127.0.0.1:{port}"), "--data-dir".into(), data]
-        })
-        .await
-    }
-
-    fn url(&self) -> String {
-        self.api.base().to_owned()
-    }
-
-    fn kill(&mut self) {
-        self.process.kill();
-    }
-
-    fn spawn_again(&mut self) {
-        assert!(self.process.poll().is_some(), "it still runs");
-        self.process = spawn(&self.program, &self.args, self.home.path());
-    }
-
-    async fn restart(&mut self) {
-        self.kill();
-        self.spawn_again();
-        self.ready().await;
-    }
-
-    async fn ready(&mut self) {
-        let (api, process) = (&self.api, &mut self.process);
-        wait::until_so("a service serves", async || {
-            let ended = process.poll();
-            assert!(ended.is_none(), "a service ended at its start: {ended:?}\n{}", process.log());
-            api.try_get("/accounts").await.is_ok_and(|answer| answer.status == 200)
-        })
-        .await;
-    }
-
-    async fn accounts(&self) -> BTreeMap<String, i64> {
-        let answer = self.api.get("/accounts").await.expect(200);
-        let rows = answer.body["accounts"].as_array().expect("there are accounts").iter();
-        let row = |row: &Value| Some((row["account"].as_str()?.to_owned(), row["cents"].as_i64()?));
-        rows.map(|of| row(of).expect("an account has a name and a balance")).collect()
-    }
-
-    async fn in_doubt(&self) -> usize {
-        let answer = self.api.get("/branches?state=prepared").await.expect(200);
-        answer.body["items"].as_array().expect("there are items").len()
-    }
-
-    async fn nothing_in_doubt(&self) {
-        wait::until_so("nothing is in doubt", async || self.in_doubt().await == 0).await;
-    }
-
-    /// Tells it something as a coordinator does: the call, the transaction's and the epoch's number, the horizon's, and more.
-    async fn told(&self, call: &str, number: u32, epoch: u32, horizon: u32, more: &Value) -> Answer {
-        let coordinator =
-            json!({ "id": COORDINATOR, "epoch": id(epoch), "url": "http://127.0.0.1:9", "horizon": id(horizon) });
-        let mut message = json!({ "transaction": id(number), "branch": "b", "coordinator": coordinator });
-        for (name, value) in more.as_object().expect("members are an object") {
-            message[name] = value.clone();
-        }
-        self.api.post(&format!("/{call}"), &message).await
-    }
-
-    async fn prepare(&self, number: u32, account: &str, cents: i64) -> Answer {
-        let more = json!({ "payload": { "account": account, "cents": cents }, "remaining_ms": 1000 });
-        self.told("prepare", number, 2, 0, &more).await
-    }
-
-    async fn commit(&self, number: u32) -> Answer {
-        self.told("commit", number, 2, 0, &json!({})).await
-    }
-
-    async fn abort(&self, number: u32) -> Answer {
-        self.told("abort", number, 2, 0, &json!({})).await
-    }
-}
-
-fn spawn(program: &Path, args: &[String], home: &Path) -> Process {
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    Process::start(program, &args, None, &home.join("service.log"))
-}
-
-/// The nth id, in order.
-fn id(number: u32) -> String {
-    if number == 0 {
-        return "00000000-0000-0000-0000-000000000000".to_owned();
-    }
-    format!("01890a5d-0000-7000-8000-{number:012x}")
-}
-
-fn vote(answer: &Answer) -> (u16, &str) {
-    (answer.status, answer.body["vote"].as_str().unwrap_or_default())
-}
-
-fn state(answer: &Answer) -> (u16, &str) {
-    (answer.status, answer.body["state"].as_str().unwrap_or_default())
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_bank_keeps_the_rules_of_a_participant_also_after_a_kill() {
@@ -260,7 +116,7 @@ async fn the_python_bank_knows_whom_to_obey_and_what_it_may_forget() {
     assert_eq!(bank.accounts().await[&first], OPENING - 30);
 
     let other = json!({ "coordinator": { "id": COORDINATOR, "epoch": id(3), "url": "http://10.0.0.1:7070", "horizon": id(0) } });
-    assert_eq!(bank.told("abort", 20, 3, 0, &other).await.expect(403).problem(), "forbidden-participant");
+    assert_eq!(bank.told("abort", 20, 3, 0, &other).await.expect(403).problem(), "forbidden-coordinator");
     for wrong in [json!({ "transaction": "17" }), json!({ "branch": "a b" }), json!({ "coordinator": null })] {
         assert_eq!(bank.told("abort", 20, 3, 0, &wrong).await.expect(400).problem(), "malformed");
     }
