@@ -142,6 +142,11 @@ impl Http {
         };
         let Response { status, content_type, max_batch, body, lease } = response;
         if let Some((epoch, origin)) = self.stale(status, content_type.as_deref(), &body) {
+            // It answers the whole batch, so it may name any of its calls.
+            if messages.iter().all(|message| check_call(message, &origin).is_err()) {
+                lease.close();
+                return (all(Attempt::NotTaken(BatchFailure::OtherCall)), None);
+            }
             return (all(Attempt::Stale(epoch, origin.participant_id)), max_batch);
         }
         match status {
@@ -153,6 +158,9 @@ impl Http {
             return (all(Attempt::NoAnswer(describe(status, content_type.as_deref(), &body))), max_batch);
         };
         let attempts = messages.iter().zip(answers).map(|(message, answer)| match answer {
+            Some(answer) if answer.body.get().len() > MAX_ANSWER_BYTES => {
+                Ok(Attempt::NoAnswer(format!("{}, with more bytes than an answer may have", answer.status)))
+            }
             Some(answer) => self.read(message, answer.status, JSON, answer.body.get().as_bytes()),
             None => Ok(Attempt::NoAnswer("its answer in the batch isn't one: it needs a status and a body".to_owned())),
         });

@@ -461,6 +461,21 @@ async fn status_of_a_batch_says_why_it_was_not_taken() {
 }
 
 #[tokio::test]
+async fn answer_in_a_batch_is_no_longer_than_a_single_one() {
+    let server = Server::start(|_| {
+        let answer = |bytes: usize| {
+            let body = json!({ "state": "heuristic_abort", "detail": "x".repeat(bytes) });
+            json!({ "status": 409, "body": body })
+        };
+        Say::Answer(200, json!({ "answers": [answer(70_000), answer(60_000)] }))
+    })
+    .await;
+    let (attempts, _) = attempts(&http(LONG), &server, vec![message(1, Call::Commit), message(2, Call::Commit)]).await;
+    assert!(matches!(attempts[0], Attempt::NoAnswer(_)), "{:?}", attempts[0]);
+    assert!(attempts[1].is_answer());
+}
+
+#[tokio::test]
 async fn header_of_any_answer_says_how_many_calls_are_taken() {
     for (header, max_batch) in [
         ("unanimous-batch: 100", Some(100)),

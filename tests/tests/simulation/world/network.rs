@@ -1,7 +1,7 @@
 //! Messages on their way: handed over, lost, doubled, answered.
 
 use rand::RngExt;
-use unanimous_coordinator::transport::{Attempt, Message, Request, Returned};
+use unanimous_coordinator::transport::{Attempt, BatchFailure, Message, Request, Returned};
 use unanimous_sdk::protocol::{Coordinator, Vote};
 
 use super::{World, node_of};
@@ -41,7 +41,15 @@ impl World {
         };
         // Where no connection could be made, nothing was handed over.
         let reached = self.flights[&ticket].undelivered.len() < self.flights[&ticket].request.messages.len();
-        let attempt = if reached { Attempt::NoAnswer("dropped".into()) } else { attempt };
+        let batch = self.flights[&ticket].request.messages.len() > 1 && self.chance(50);
+        let attempt = match (batch, reached) {
+            // What stands in front of it answers in its place.
+            (true, false) if self.chance(50) => Attempt::NotTaken(BatchFailure::Unsupported),
+            (true, false) => Attempt::NotTaken(BatchFailure::TooLarge),
+            (true, true) => Attempt::NotTaken(BatchFailure::OtherCall),
+            (false, true) => Attempt::NoAnswer("dropped".into()),
+            (false, false) => attempt,
+        };
         let Some(flight) = self.flights.get_mut(&ticket) else { return };
         for answer in &mut flight.answers {
             *answer = Some(attempt.clone());
