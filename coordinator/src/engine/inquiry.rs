@@ -43,6 +43,11 @@ impl Engine {
         self.heard_from(now, &participant);
     }
 
+    /// Whether retention may have dropped a transaction of this id.
+    fn has_forgotten(&self, id: TransactionId) -> bool {
+        self.forgotten != TransactionId::NIL && id <= self.forgotten
+    }
+
     /// Answers, given the transaction as it may be seen now; `known` is None if neither the engine nor the log has it.
     /// The bool says whether the answer is presumed.
     pub fn answer(&self, inquiry: &Inquiry, known: Option<&View>) -> Result<(Outcome, bool), Refused> {
@@ -53,7 +58,7 @@ impl Engine {
             return match (inquiry.coordinator, inquiry.epoch) {
                 // A log that was put back to an earlier state knows the present epoch, and not the lost one.
                 (Some(_), Some(_)) if !mine || !had(inquiry.prepared_epoch) => refused(Refusal::NotMyLog),
-                (Some(_), Some(_)) if inquiry.transaction <= self.forgotten => refused(Refusal::Forgotten),
+                (Some(_), Some(_)) if self.has_forgotten(inquiry.transaction) => refused(Refusal::Forgotten),
                 (Some(_), Some(_)) => {
                     // Another process may know it meanwhile.
                     self.refuse_if_superseded()?;
