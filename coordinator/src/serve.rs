@@ -90,7 +90,11 @@ pub async fn start(config: Serve) -> Result<Running, Error> {
     let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
     let url = config.url(address).map_err(Error::Config)?;
-    let limits = Limits { undecided: config.max_undecided, branches: config.max_branches };
+    let limits = Limits {
+        undecided: config.max_undecided,
+        branches: config.max_branches,
+        give_up_abort_ms: u64::try_from(config.give_up_abort.as_millis()).unwrap_or(u64::MAX / 2),
+    };
     let taken = RequestLimits {
         body_bytes: config.max_body_bytes,
         branches: config.max_branches,

@@ -31,9 +31,9 @@ fn answer(request: Request) -> Returned {
     let Request { participant, phase, messages } = request;
     let attempts = messages.into_iter().map(|message| {
         let answer = match message.call {
-            Call::Prepare => Attempt::Prepare(PrepareAnswer::Vote(Vote::Prepared)),
-            Call::Commit => Attempt::Commit(CommitAnswer::Committed),
-            Call::Abort => Attempt::Abort(AbortAnswer::Aborted),
+            Call::Prepare => Attempt::Prepare(PrepareAnswer::Vote(Vote::Prepared), None),
+            Call::Commit => Attempt::Commit(CommitAnswer::Committed, None),
+            Call::Abort => Attempt::Abort(AbortAnswer::Aborted, None),
         };
         ((message.transaction, message.at, message.call), answer)
     });
@@ -68,7 +68,14 @@ fn a_transaction_costs_the_engine_a_bounded_number_of_allocations_and_six_entrie
                         journal.append(lsn, vec![entry]);
                     }
                     Output::Send(request) => answers.push(answer(request)),
-                    Output::Decided(_) | Output::Finished(_) | Output::Superseded(..) => {}
+                    Output::Decided(_)
+                    | Output::Finished(_)
+                    | Output::ConfirmOwnership
+                    | Output::HigherEpoch(..)
+                    | Output::Superseded(_)
+                    | Output::Suspect(_)
+                    | Output::Trusted(_)
+                    | Output::AnsweredLate { .. } => {}
                 }
             }
             while journal.waiting() > 0 {

@@ -52,6 +52,9 @@ impl Story {
         let at = UnixMillis(self.first_ms + n);
         let aborted = n.is_multiple_of(ABORTED);
         let branch = |name: &str, participant: String| Branch {
+            participant_id: None,
+            voted_late: false,
+            given_up: false,
             name: name.parse().expect("a name"),
             participant: participant.parse().expect("a URL"),
             payload_digest: Some(u128::from(n)),

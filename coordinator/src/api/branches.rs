@@ -8,9 +8,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
-use serde_json::{json, value::RawValue};
+use serde_json::value::RawValue;
 use unanimous_sdk::protocol::{
-    BranchName, CoordinatorRef, EnlistAnswer, ParticipantUrl, Problem, ProblemType, TransactionId, Vote,
+    BranchName, CoordinatorRef, EnlistAnswer, ParticipantId, ParticipantUrl, Problem, ProblemType, TransactionId, Vote,
+    VoteAnswer,
 };
 use utoipa::ToSchema;
 
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     engine::{Enlist, Refusal, Refused, Service, ask_finished, bound_in},
-    transaction::{Event, KeyedCall, Payload, Transaction},
+    transaction::{Event, KeyedCall, Payload, StoreVote, Transaction},
 };
 
 #[derive(Deserialize, ToSchema)]
@@ -39,6 +40,9 @@ pub(super) struct BranchBody {
     /// Only at an enlistment, with a chosen `branch` and the `coordinator`: the work is prepared already.
     #[schema(value_type = Option<docs::Vote>)]
     vote: Option<Vote>,
+    /// Only beside `vote`: the store that has prepared, if it has an id.
+    #[schema(value_type = Option<docs::ParticipantId>)]
+    participant_id: Option<ParticipantId>,
     #[schema(value_type = Option<docs::CoordinatorRef>)]
     coordinator: Option<CoordinatorRef>,
 }
@@ -48,6 +52,9 @@ pub(super) struct BranchBody {
 pub(super) struct VoteBody {
     #[schema(value_type = docs::Vote)]
     vote: Vote,
+    /// The store that has prepared, if it has an id.
+    #[schema(value_type = Option<docs::ParticipantId>)]
+    participant_id: Option<ParticipantId>,
     #[schema(value_type = docs::CoordinatorRef)]
     coordinator: CoordinatorRef,
 }
@@ -63,7 +70,7 @@ impl BranchBody {
         app: &App,
         at: usize,
     ) -> Result<(Option<BranchName>, ParticipantUrl, Option<Payload>), Problem> {
-        if self.vote.is_some() || self.coordinator.is_some() {
+        if self.vote.is_some() || self.coordinator.is_some() || self.participant_id.is_some() {
             let detail = format!(
                 "`branches[{at}].vote`: a vote stands only at an enlistment, by who has prepared under the branch's name"
             );
@@ -76,8 +83,14 @@ impl BranchBody {
 
     fn enlist(self, app: &App) -> Result<Enlist, Problem> {
         let vote = match (self.vote, self.coordinator, &self.branch) {
-            (None, _, _) => None,
-            (Some(vote), Some(named), Some(_)) => Some((vote, named)),
+            (None, ..) if self.participant_id.is_some() => {
+                return Err(malformed("`participant_id`: it stands beside a `vote` only".to_owned()));
+            }
+            (None, Some(_), _) => return Err(malformed("`coordinator`: it stands beside a `vote` only".to_owned())),
+            (None, None, _) => None,
+            (Some(vote), Some(named), Some(_)) => {
+                Some((StoreVote { vote, participant_id: self.participant_id }, named))
+            }
             (Some(_), _, None) => {
                 return Err(malformed(
                     "`branch`: who votes names the branch under which the work was prepared".to_owned(),
@@ -180,7 +193,9 @@ pub(super) async fn vote(
     let Path((id, branch)) = path?;
     let id = body::transaction_id(&id)?;
     let branch = body::branch_name(&branch)?;
-    let (VoteBody { vote, coordinator }, key) = body::read(&app, &headers, body, &["coordinator"]).await?;
+    let (body, key) = body::read(&app, &headers, body, &["coordinator"]).await?;
+    let VoteBody { vote: given, participant_id, coordinator } = body;
+    let vote = StoreVote { vote: given, participant_id };
     let voted = service.with(|engine, now| engine.vote(now, id, &branch, vote, &coordinator, key.clone()));
     let replayed = match voted {
         Ok((barrier, replayed)) => {
@@ -197,7 +212,7 @@ pub(super) async fn vote(
             replayed
         }
     };
-    let answer = json!({ "branch": branch, "vote": vote, "coordinator": service.coordinator() });
+    let answer = VoteAnswer { transaction: id, branch, vote: given, coordinator: service.coordinator() };
     Ok(marked(Json(answer).into_response(), replayed))
 }
 

@@ -1,6 +1,7 @@
 //! The coordinator itself: who it is, whether it lives, whether it serves.
 
 use axum::{Json, extract::State};
+use serde::Serialize;
 use serde_json::{Value, json};
 use unanimous_sdk::protocol::Coordinator;
 
@@ -8,15 +9,25 @@ use super::{
     App, openapi as docs,
     problem::{Failure, plain},
 };
-use crate::engine::Refusal;
+use crate::engine::HorizonHeldBy;
 
 /// Who it is.
 #[utoipa::path(get, path = "/v1/coordinator", tag = "coordinator", responses(
-        (status = 200, description = "as it stands in every message", body = docs::Coordinator),
+        (status = 200, description = "as it stands in every message", body = docs::Who),
         (status = 503, description = "`not-ready`, `overloaded`, `superseded` or `disk-full`; with Retry-After", body = docs::Problem, content_type = "application/problem+json", headers(("Retry-After" = u32, description = "seconds"))),
 ))]
-pub(super) async fn who(State(app): State<App>) -> Result<Json<Coordinator>, Failure> {
-    Ok(Json(app.service()?.coordinator()))
+pub(super) async fn who(State(app): State<App>) -> Result<Json<Who>, Failure> {
+    let service = app.service()?;
+    let (coordinator, horizon_held_by) = service.with(|engine, _| (engine.coordinator(), engine.horizon_held_by()));
+    Ok(Json(Who { coordinator, horizon_held_by }))
+}
+
+/// The coordinator as it stands in every message, and what keeps its horizon where it is.
+#[derive(Serialize)]
+pub(super) struct Who {
+    #[serde(flatten)]
+    coordinator: Coordinator,
+    horizon_held_by: Option<HorizonHeldBy>,
 }
 
 /// Whether it lives.
@@ -32,8 +43,6 @@ pub(super) async fn healthy() -> Json<Value> {
 ))]
 pub(super) async fn ready(State(app): State<App>) -> Result<Json<Value>, Failure> {
     let service = app.service_for_work()?;
-    if let Some((epoch, told_by)) = service.with(|engine, _| engine.superseded().cloned()) {
-        return Err(plain(Refusal::Superseded { epoch, told_by }));
-    }
+    service.with(|engine, _| engine.refuse_if_superseded()).map_err(|refused| plain(refused.why))?;
     Ok(Json(json!({ "status": "ready" })))
 }

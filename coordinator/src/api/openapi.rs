@@ -11,7 +11,7 @@ use axum::Json;
 use serde_json::Value;
 use utoipa::{IntoParams, Modify, OpenApi, ToSchema, openapi::RefOr};
 
-use super::{branches, coordinator, decision, list, metrics, problem_pages, transactions};
+use super::{acknowledge, branches, coordinator, decision, list, metrics, problem_pages, transactions};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -22,7 +22,7 @@ use super::{branches, coordinator, decision, list, metrics, problem_pages, trans
     ),
     paths(
         transactions::begin, transactions::commit, transactions::abort, transactions::get, list::list,
-        branches::enlist, branches::vote, decision::inquire,
+        branches::enlist, branches::vote, acknowledge::acknowledge, decision::inquire,
         coordinator::who, coordinator::healthy, coordinator::ready,
         metrics::scrape, problem_pages::page, serve,
     ),
@@ -76,6 +76,11 @@ pub(super) struct Epoch(String);
 #[derive(ToSchema)]
 #[schema(format = "uuid", pattern = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
 pub(super) struct CoordinatorId(String);
+
+/// The id of a participant's store: a UUID in lower case.
+#[derive(ToSchema)]
+#[schema(format = "uuid", pattern = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
+pub(super) struct ParticipantId(String);
 
 /// 1 to 64 of `A-Z a-z 0-9 . _ -`, the first a letter or digit.
 #[derive(ToSchema)]
@@ -205,9 +210,15 @@ pub(super) struct Branch {
     branch: BranchName,
     #[schema(format = "uri")]
     participant: String,
+    /// The store whose vote was counted; null if it has no id.
+    #[schema(required = true)]
+    participant_id: Option<ParticipantId>,
     state: BranchState,
     #[schema(required = true)]
     vote: Option<Vote>,
+    /// Whether the participant has answered the decision; null if it owes no answer.
+    #[schema(required = true)]
+    acknowledged: Option<bool>,
     /// The calls of the present phase.
     attempts: u32,
     #[schema(required = true)]
@@ -252,6 +263,31 @@ pub(super) struct Coordinator {
     horizon: TransactionId,
 }
 
+/// The coordinator, and what keeps its horizon where it is.
+#[derive(ToSchema)]
+pub(super) struct Who {
+    id: CoordinatorId,
+    epoch: Epoch,
+    #[schema(format = "uri")]
+    url: String,
+    /// Every transaction with a lower id is finished.
+    horizon: TransactionId,
+    /// Null while the oldest transaction that is not finished is undecided, and if there is none.
+    #[schema(required = true)]
+    horizon_held_by: Option<HorizonHeldBy>,
+}
+
+/// A participant that has not acknowledged the oldest decision.
+#[derive(ToSchema)]
+pub(super) struct HorizonHeldBy {
+    #[schema(format = "uri")]
+    participant: String,
+    transaction: TransactionId,
+    /// When the transaction was decided.
+    #[schema(format = "date-time")]
+    since: String,
+}
+
 /// A coordinator and its present epoch, as a vote names them.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -267,6 +303,7 @@ pub(super) struct CoordinatorRef {
 /// A branch that was enlisted.
 #[derive(ToSchema)]
 pub(super) struct Enlisted {
+    transaction: TransactionId,
     branch: BranchName,
     #[schema(format = "date-time")]
     deadline: String,
@@ -277,14 +314,43 @@ pub(super) struct Enlisted {
 /// A vote that counts.
 #[derive(ToSchema)]
 pub(super) struct Voted {
+    transaction: TransactionId,
     branch: BranchName,
     vote: Vote,
     coordinator: Coordinator,
 }
 
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(super) enum AcknowledgedState {
+    Committed,
+    Aborted,
+}
+
+/// How a branch ended because of an inquiry's answer, durably.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Acknowledgement {
+    state: AcknowledgedState,
+    /// The store that ended it, if it has an id.
+    participant_id: Option<ParticipantId>,
+    coordinator: CoordinatorRef,
+}
+
+/// An acknowledgement that is durable.
+#[derive(ToSchema)]
+pub(super) struct Acknowledged {
+    transaction: TransactionId,
+    branch: BranchName,
+    state: AcknowledgedState,
+}
+
 /// What a participant in doubt is told.
 #[derive(ToSchema)]
 pub(super) struct Inquired {
+    transaction: TransactionId,
+    /// The branch that was named; absent if none was.
+    branch: Option<BranchName>,
     decision: Outcome,
     /// Whether it is an abort because the log doesn't know the transaction.
     presumed: bool,
@@ -340,6 +406,7 @@ mod tests {
             ("/v1/transactions/{id}/abort", &["post"]),
             ("/v1/transactions/{id}/branches", &["post"]),
             ("/v1/transactions/{id}/branches/{branch}/vote", &["post"]),
+            ("/v1/transactions/{id}/branches/{branch}/acknowledge", &["post"]),
             ("/v1/transactions/{id}/decision", &["get"]),
             ("/v1/coordinator", &["get"]),
             ("/healthz", &["get"]),

@@ -11,7 +11,7 @@ use axum::{
 use unanimous_sdk::protocol::{BranchName, Problem, ProblemType, TransactionId};
 
 use crate::{
-    engine::{Refusal, Refused, Service, View},
+    engine::{Refusal, Refused, Service, Superseded, View},
     transaction::{Barrier, NotAllowed},
 };
 
@@ -90,16 +90,20 @@ pub(super) fn unknown(service: &Service, id: TransactionId) -> Failure {
 }
 
 /// How long an answer waits for the log before it says that the disk doesn't answer.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Waits until the log has come as far as this.
 pub(super) async fn reached(service: &Service, barrier: Barrier) -> Result<(), Failure> {
     if tokio::time::timeout(PATIENCE, service.reached(barrier)).await.is_ok() {
         return Ok(());
     }
+    Err(disk_is_silent())
+}
+
+pub(super) fn disk_is_silent() -> Failure {
     let detail = "the disk under the log has not answered for 60 s; what was asked for may still come to be: ask again, \
                   with the same Idempotency-Key";
-    Err(Problem::new(ProblemType::NotReady, detail).into())
+    Problem::new(ProblemType::NotReady, detail).into()
 }
 
 /// What was refused about a transaction, as soon as it may be told.
@@ -127,6 +131,10 @@ pub(super) async fn refusal(service: &Service, id: TransactionId, refused: Refus
         ),
         NotAllowed::Committed => (ProblemType::Committed, format!("transaction {id} is committed: that never changes")),
         NotAllowed::Aborted => (ProblemType::Aborted, format!("transaction {id} is aborted: that never changes")),
+        NotAllowed::NotDecided => (
+            ProblemType::NotDecided,
+            format!("transaction {id} has no decision yet that could be acknowledged; a branch in doubt waits for it"),
+        ),
         NotAllowed::Misplaced => (ProblemType::NotActive, format!("transaction {id} can't do that as it is")),
     };
     with_transaction(Problem::new(kind, detail), service.view(id).ok().flatten().as_ref())
@@ -161,9 +169,15 @@ pub(super) fn plain(why: Refusal) -> Failure {
             "`coordinator`: this log was never opened under that id and epoch; what it doesn't know it doesn't presume: \
              ask the coordinator that sent the message, or an operator",
         ),
-        Refusal::Superseded { epoch, told_by } => Problem::new(
-            ProblemType::Superseded,
-            format!("another coordinator has taken over with epoch {epoch}, says {told_by}; use that one"),
+        Refusal::Superseded(superseded) => Problem::new(ProblemType::Superseded, taken_over(&superseded)),
+        Refusal::Confirming => Problem::new(
+            ProblemType::NotReady,
+            "a participant knows a higher epoch; it is being confirmed that the log is still this process's: ask again",
+        ),
+        Refusal::Forgotten => Problem::new(
+            ProblemType::Forgotten,
+            "`id`: this transaction, or one after it, was dropped from the log when its time had come; it may have \
+             committed, so no decision is given: an operator has to compare with the other participants, and decide",
         ),
         Refusal::TooManyKeys { most } => Problem::new(
             ProblemType::Invalid,
@@ -182,6 +196,21 @@ pub(super) fn plain(why: Refusal) -> Failure {
         }
     };
     problem.into()
+}
+
+fn taken_over(Superseded { epoch, witnesses, lost }: &Superseded) -> String {
+    let witnesses: Vec<_> = witnesses.iter().map(|witness| witness.participant.to_string()).collect();
+    let witnesses = witnesses.join(" and ");
+    match lost {
+        Some(lost) => format!(
+            "{witnesses} knows the higher epoch {epoch} of this coordinator, and the log is not this process's any more \
+             ({lost}); stop this process"
+        ),
+        None => format!(
+            "{witnesses} know the same higher epoch {epoch} of this coordinator: a second one runs on a copy of its log; \
+             stop one of the two"
+        ),
+    }
 }
 
 /// A 409 about a transaction carries it, whole.

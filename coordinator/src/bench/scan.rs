@@ -5,7 +5,7 @@ use std::{path::Path, time::Instant};
 use rocksdb::{DB, IteratorMode, Options};
 use serde::{Deserialize, Serialize};
 
-use crate::transaction::Record;
+use crate::journal::decode_record;
 
 /// How it went.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -27,10 +27,7 @@ pub fn run(folder: &Path) -> Result<Scanned, String> {
     let mut records = 0;
     for row in db.iterator_cf(live, IteratorMode::Start) {
         let (_, value) = row.map_err(failed)?;
-        // The first byte is the form's version; the number is that of the forced record.
-        let body = value.get(1..).unwrap_or_default();
-        let _: (u64, Record) =
-            postcard::from_bytes(body).map_err(|error| format!("a record can't be decoded: {error}"))?;
+        let _ = decode_record(&value).map_err(|error| format!("a record can't be decoded: {error}"))?;
         records += 1;
     }
     Ok(Scanned { seconds: began.elapsed().as_secs_f64(), records })

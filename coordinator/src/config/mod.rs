@@ -138,6 +138,12 @@ pub struct Serve {
     #[arg(long, env = "UNANIMOUS_RETAIN", value_name = "DURATION", default_value = "7d", value_parser = retention)]
     pub retain: Duration,
 
+    /// After this time the abort of a branch that never voted is given up, such as 10m.
+    #[arg(
+        long, env = "UNANIMOUS_GIVE_UP_ABORT", value_name = "DURATION", default_value = "10m", value_parser = retention
+    )]
+    pub give_up_abort: Duration,
+
     /// The most connections at once; more wait to be accepted.
     #[arg(
         long, env = "UNANIMOUS_MAX_CONNECTIONS", value_name = "N", default_value = "10000",

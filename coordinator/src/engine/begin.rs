@@ -56,7 +56,8 @@ impl Engine {
             deliveries: transaction.branches.iter().map(|_| Delivery::default()).collect(),
             transaction,
             deadline,
-            deadline_timer: Some(self.timers.set(deadline, Timer::Deadline(id))),
+            timer: Some(self.timers.set(deadline, Timer::Deadline(id))),
+            aborts_are_overdue: false,
             waiters: vec![],
             traceparent: None,
         };

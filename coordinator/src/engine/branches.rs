@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use unanimous_sdk::protocol::{BranchName, CoordinatorRef, ParticipantUrl, TransactionId, UnixMillis, Vote};
+use unanimous_sdk::protocol::{
+    AcknowledgedState, BranchName, CoordinatorRef, ParticipantId, ParticipantUrl, TransactionId, UnixMillis,
+};
 
-use super::{Engine, Milestone, NewKey, Now, Refusal, Refused, Waiting};
+use super::{Engine, Milestone, NewKey, Now, Output, Refusal, Refused, Waiting};
 use crate::{
-    journal::Lsn,
-    transaction::{Barrier, Event, Key, KeyedCall, Log, NotAllowed, Payload, Reason, State, Step, Transaction},
+    journal::{Entry, Lsn},
+    transaction::{
+        Barrier, Event, Key, KeyedCall, Log, NotAllowed, Payload, Reason, State, Step, StoreVote, Transaction,
+    },
 };
 
 /// A participant to be enlisted.
@@ -18,7 +22,7 @@ pub struct Enlist {
     pub participant: ParticipantUrl,
     pub payload: Option<Payload>,
     /// A vote that comes with it, and the epoch it was given under.
-    pub vote: Option<(Vote, CoordinatorRef)>,
+    pub vote: Option<(StoreVote, CoordinatorRef)>,
     pub key: Option<NewKey>,
 }
 
@@ -35,6 +39,16 @@ pub struct Enlisted {
     pub replayed: bool,
     /// When it may be told.
     pub barrier: Barrier,
+}
+
+/// What a participant says unasked of a decision that it has carried out.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Acknowledgement {
+    pub branch: BranchName,
+    pub state: AcknowledgedState,
+    pub participant_id: Option<ParticipantId>,
+    pub coordinator: CoordinatorRef,
 }
 
 impl Engine {
@@ -58,18 +72,24 @@ impl Engine {
             });
         }
         self.refuse_if_disk_full(id, enlist.name.as_ref())?;
+        if let (Some(_), Some(name)) = (&enlist.vote, &enlist.name) {
+            self.note_late_vote(now, id, name);
+        }
         let most = self.limits.branches;
         let key = enlist.key.clone();
         let (event, chosen, participant) = enlist.into_event(most);
         let first = self.next_lsn;
         let before = self.live.get(&id).map_or(0, |live| live.transaction.branches.len());
+        let undecided = self.is_undecided(id);
         self.ask(now, id, event)?;
         self.heard_from(now, &participant);
         let Some(live) = self.live.get(&id) else { return Err(Refused::new(Refusal::NotLive)) };
         let last = live.transaction.branches.last().map(|branch| branch.name.clone());
         let name = chosen.or(last).ok_or_else(|| Refused::new(Refusal::NotLive))?;
         let new = live.transaction.branches.len() > before;
-        self.bind(id, key, KeyedCall::Enlist { branch: name.clone(), new });
+        if undecided {
+            self.bind(id, key, KeyedCall::Enlist { branch: name.clone(), new });
+        }
         let barrier = self.since(first);
         let Some(live) = self.live.get(&id) else { return Err(Refused::new(Refusal::NotLive)) };
         Ok(Enlisted {
@@ -88,7 +108,7 @@ impl Engine {
         now: Now,
         id: TransactionId,
         branch: &BranchName,
-        vote: Vote,
+        vote: StoreVote,
         named: &CoordinatorRef,
         key: Option<NewKey>,
     ) -> Result<(Barrier, bool), Refused> {
@@ -100,8 +120,12 @@ impl Engine {
         if self.bound(id, key.as_ref(), &call)?.is_some() {
             return Ok((Barrier::written(Lsn(first.0 - 1)), true));
         }
+        self.note_late_vote(now, id, branch);
+        let undecided = self.is_undecided(id);
         self.ask(now, id, Event::Vote { branch: branch.clone(), vote })?;
-        self.bind(id, key, call);
+        if undecided {
+            self.bind(id, key, call);
+        }
         let participant = self
             .live
             .get(&id)
@@ -126,9 +150,8 @@ impl Engine {
         self.refuse_if_superseded()?;
         self.expire(now, id);
         let replayed = self.bound(id, key.as_ref(), &KeyedCall::Commit)?.is_some();
-        let aborted = self.live.get(&id).is_some_and(|live| live.transaction.state == State::Aborting);
-        // Before the decision, so that it is as durable as that.
-        if !replayed && !aborted {
+        // Before the decision, so that it is as durable as that. A call that finds it decided binds none.
+        if !replayed && self.is_undecided(id) {
             self.bind(id, key, KeyedCall::Commit);
         }
         if let Some(live) = self.live.get_mut(&id)
@@ -152,13 +175,71 @@ impl Engine {
         self.refuse_if_superseded()?;
         self.expire(now, id);
         let replayed = self.bound(id, key.as_ref(), &KeyedCall::Abort)?.is_some();
-        let committed = self.live.get(&id).is_some_and(|live| live.transaction.state == State::Committing);
-        if !replayed && !committed {
+        if !replayed && self.is_undecided(id) {
             self.bind(id, key, KeyedCall::Abort);
         }
         self.ask(now, id, Event::Abort(reason))?;
         let waiting = self.wait(now, id, Milestone::Decided).ok_or_else(|| Refused::new(Refusal::NotLive))?;
         Ok((waiting, replayed))
+    }
+
+    /// Takes what a participant says unasked: that it has obeyed. The answer may be given when the log has come as far as the
+    /// barrier: nobody would say it again.
+    pub fn acknowledge(&mut self, now: Now, id: TransactionId, told: &Acknowledgement) -> Result<Barrier, Refused> {
+        self.refuse_if_superseded()?;
+        self.check_present(&told.coordinator)?;
+        self.expire(now, id);
+        let Some(live) = self.live.get(&id) else { return Err(Refused::new(Refusal::NotLive)) };
+        // Its last record is appended: what comes now belongs to the finished transaction.
+        if live.transaction.state.is_finished() {
+            let written = Barrier::written(Lsn(self.next_lsn.0 - 1));
+            self.hurry = true;
+            return Err(Refused { why: Refusal::NotLive, tell_after: written });
+        }
+        if live.transaction.decided.is_some() && !self.gates.is_open(live.transaction.known_after()) {
+            return Err(Refused::new(Refusal::NotAllowed(NotAllowed::NotDecided)));
+        }
+        let event =
+            Event::Acknowledged { branch: told.branch.clone(), state: told.state, participant_id: told.participant_id };
+        let at = live.transaction.branch(&told.branch).map(|(at, _)| at);
+        let delivery = at.and_then(|at| self.delivery_in_place(id, at));
+        if self.ask(now, id, event)? {
+            self.end_delivery(delivery);
+        }
+        Ok(self.durable_so_far())
+    }
+
+    /// Puts a finished transaction in the place of what the log has of it. The answer may be given at the barrier.
+    pub fn amend(&mut self, id: TransactionId, transaction: Transaction) -> Result<Barrier, Refused> {
+        self.refuse_if_superseded()?;
+        let lsn = self.next_lsn;
+        self.next_lsn.0 += 1;
+        self.outputs.push(Output::Append(lsn, Entry::Amended { id, transaction: Arc::new(transaction) }));
+        Ok(self.durable_so_far())
+    }
+
+    /// A barrier that opens when all that was appended so far is durable; forces it if nothing else will.
+    pub fn durable_so_far(&mut self) -> Barrier {
+        let last = Lsn(self.next_lsn.0 - 1);
+        if self.gates.progress().durable >= last {
+            return Barrier::NONE;
+        }
+        if self.checkpointed < last {
+            self.checkpoint();
+        }
+        Barrier::durable(Lsn(self.next_lsn.0 - 1))
+    }
+
+    fn is_undecided(&self, id: TransactionId) -> bool {
+        self.live.get(&id).is_some_and(|live| live.transaction.state.is_undecided())
+    }
+
+    /// A vote comes for a branch that is being aborted: its participant is prepared, and may be in doubt.
+    fn note_late_vote(&mut self, now: Now, id: TransactionId, name: &BranchName) {
+        let at = self.live.get(&id).and_then(|live| live.transaction.branch(name)).map(|(at, _)| at);
+        if let Some(at) = at {
+            let _ = self.feed(now, id, Event::VotedLate(at));
+        }
     }
 
     /// Feeds what somebody outside asks for; says whether it changed something.
@@ -173,16 +254,6 @@ impl Engine {
     /// When an answer may be given that shows what has been appended since `first`.
     fn since(&self, first: Lsn) -> Barrier {
         if self.next_lsn > first { Barrier::written(Lsn(self.next_lsn.0 - 1)) } else { Barrier::NONE }
-    }
-
-    /// Nothing new is begun or decided once another coordinator has taken over.
-    pub fn refuse_if_superseded(&self) -> Result<(), Refused> {
-        match &self.superseded {
-            Some((epoch, told_by)) => {
-                Err(Refused::new(Refusal::Superseded { epoch: *epoch, told_by: told_by.clone() }))
-            }
-            None => Ok(()),
-        }
     }
 
     /// A branch that is there already, or can't be enlisted any more, has its answer all the same.
@@ -246,6 +317,21 @@ impl Enlist {
         ask_finished(&mut transaction, event)?;
         let name = chosen.ok_or_else(|| Refused::new(Refusal::NotAllowed(NotAllowed::NotActive)))?;
         enlisted(name, false, false)
+    }
+}
+
+/// What an acknowledgement makes of a transaction that has finished; None if it changes nothing.
+pub fn acknowledge_finished(
+    mut transaction: Transaction,
+    told: &Acknowledgement,
+) -> Result<Option<Transaction>, Refused> {
+    let mut log = Log { next: Lsn(0), sequence: 0, now: UnixMillis(0) };
+    let event =
+        Event::Acknowledged { branch: told.branch.clone(), state: told.state, participant_id: told.participant_id };
+    match transaction.step(event, &mut log) {
+        Ok(Step::Unchanged) => Ok(None),
+        Ok(Step::Changed(_)) => Ok(Some(transaction)),
+        Err(why) => Err(Refused::new(Refusal::NotAllowed(why))),
     }
 }
 

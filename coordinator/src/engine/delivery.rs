@@ -13,7 +13,7 @@ use rand::RngExt;
 use unanimous_sdk::protocol::{ParticipantUrl, TransactionId, UnixMillis};
 
 use super::{
-    Engine, Now, Output, Timer,
+    Engine, Now, Output, Timer, Witness,
     lane::{Batches, Down, Task},
     timers::TimerKey,
 };
@@ -43,11 +43,13 @@ pub(super) struct Delivery {
     failures: u32,
     /// Whether its present pause, or the call after it, came before its time; then it isn't woken again.
     woken: bool,
-    place: Place,
+    /// The last answer came from another store than the one that voted.
+    pub(super) other_store: bool,
+    pub(super) place: Place,
 }
 
 #[derive(Debug, Default, PartialEq)]
-enum Place {
+pub(super) enum Place {
     /// Nothing is to be sent.
     #[default]
     Nowhere,
@@ -55,6 +57,17 @@ enum Place {
     Waiting,
     UnderWay,
     BackingOff(TimerKey),
+    /// It is a commit, and its participant has lost its data.
+    Held,
+}
+
+/// The delivery of a branch that is about to end: where it waits.
+#[derive(Debug)]
+pub(super) struct InPlace {
+    participant: ParticipantUrl,
+    id: TransactionId,
+    at: usize,
+    timer: Option<TimerKey>,
 }
 
 impl Engine {
@@ -68,12 +81,15 @@ impl Engine {
             self.lanes.entry(participant.clone()).or_default().backing_off.remove(&(id, at));
         }
         *delivery = Delivery { call: Some(call), place: Place::Waiting, ..Delivery::default() };
+        if call == Call::Commit && self.is_held_back(&participant, id, at) {
+            return self.hold(id, at);
+        }
         self.lanes.entry(participant.clone()).or_default().wait((id, at, call));
         self.pump(now, &participant);
     }
 
     /// Makes all calls that may be made to a participant. Those that wait go out together if it takes batches.
-    fn pump(&mut self, now: Now, participant: &ParticipantUrl) {
+    pub(super) fn pump(&mut self, now: Now, participant: &ParticipantUrl) {
         loop {
             let Some(lane) = self.lanes.get_mut(participant) else { return };
             // Only a probe takes from the lane of a participant that is down.
@@ -103,9 +119,11 @@ impl Engine {
 
     /// A call, if it is still needed.
     fn message(&mut self, now: Now, (id, at, call): Task) -> Option<Message> {
-        if self.superseded.is_some() {
+        if self.ownership.superseded.is_some() {
             return None;
         }
+        let participant = &self.live.get(&id)?.transaction.branches[at].participant;
+        let held = call == Call::Commit && self.is_held_back(participant, id, at);
         let live = self.live.get_mut(&id)?;
         let branch = &live.transaction.branches[at];
         let delivery = &mut live.deliveries[at];
@@ -116,6 +134,10 @@ impl Engine {
             delivery.place = Place::Nowhere;
             return None;
         }
+        if held {
+            self.hold(id, at);
+            return None;
+        }
         delivery.place = Place::UnderWay;
         delivery.attempts = delivery.attempts.saturating_add(1);
         delivery.next_attempt_at = None;
@@ -124,10 +146,12 @@ impl Engine {
             transaction: id,
             at,
             branch: branch.name.clone(),
+            participant_id: branch.participant_id,
             payload: if call == Call::Prepare { branch.payload.clone() } else { None },
             deadline: live.transaction.deadline,
             remaining_ms: live.deadline.saturating_sub(now.mono),
-            horizon: self.horizon.present(),
+            // Nobody may hear that a transaction is finished from a message about it.
+            horizon: self.horizon.present().min(id),
             traceparent: live.traceparent.clone(),
         })
     }
@@ -158,26 +182,57 @@ impl Engine {
         {
             self.timers.cancel(timer);
         }
+        if let Attempt::Commit(answer, _) = &attempt
+            && !self.takes_commit_answer(participant, id, at, answer)
+        {
+            return;
+        }
+        let other_store = matches!(attempt, Attempt::OtherStore { .. });
+        let commit = if let Attempt::Commit(answer, _) = &attempt { Some(answer.clone()) } else { None };
         let (event, error) = match attempt {
-            Attempt::Prepare(answer) => (Some(Event::PrepareAnswered(at, answer)), None),
-            Attempt::Commit(answer) => (Some(Event::CommitAnswered(at, answer)), None),
-            Attempt::Abort(answer) => (Some(Event::AbortAnswered(at, answer)), None),
+            Attempt::Prepare(answer, store) => (Some(Event::PrepareAnswered(at, answer, store)), None),
+            Attempt::Commit(answer, _) => (Some(Event::CommitAnswered(at, answer)), None),
+            Attempt::Abort(answer, _) => {
+                if self.has_ended(id, at) {
+                    return self.abort_answered_late(now, id, at, answer);
+                }
+                (Some(Event::AbortAnswered(at, answer)), None)
+            }
+            Attempt::OtherStore { participant_id } => {
+                let who = participant_id.map(|id| format!(": its participant_id is {id}")).unwrap_or_default();
+                let why = format!("another participant than the one that voted answers at this URL{who}");
+                (heard(call, at, Heard::Error), Some(why))
+            }
             Attempt::Unreachable(why) => (heard(call, at, Heard::Unreachable), Some(why)),
             Attempt::NoAnswer(why) => (heard(call, at, Heard::Error), Some(why)),
             Attempt::Silence(why) => (None, Some(why)),
             Attempt::NotTaken => return self.wait_again((id, at, call), participant),
-            Attempt::Stale(epoch) => {
-                self.supersede(now, epoch, participant);
-                (heard(call, at, Heard::Error), Some(format!("it knows the higher epoch {epoch}")))
+            Attempt::Stale(epoch, participant_id) => {
+                let witness = Witness { participant: participant.clone(), participant_id };
+                let why = if self.claimed(now, epoch, witness) {
+                    format!(
+                        "stale-epoch: it knows the higher epoch {epoch} of this coordinator; the coordinator's next start \
+                         has a greater one and ends this"
+                    )
+                } else {
+                    format!("stale-epoch: it names the epoch {epoch}, which can't be true: compare the two clocks")
+                };
+                (heard(call, at, Heard::Error), Some(why))
             }
         };
         // A participant whose failures are over: what else waits for it need not wait its time. (If any good answer would do,
         // one branch that always fails were called as often as all others together.)
-        let delivery = self.live.get(&id).and_then(|live| live.deliveries.get(at));
-        let was_failing = delivery.is_some_and(|delivery| delivery.call == Some(call) && delivery.failures > 0);
+        let delivery = self.live.get_mut(&id).and_then(|live| live.deliveries.get_mut(at));
+        let was_failing = delivery.is_some_and(|delivery| {
+            delivery.other_store = other_store || (delivery.other_store && !reached);
+            delivery.call == Some(call) && delivery.failures > 0
+        });
         if let Some(event) = event {
             // What it was about may have ended meanwhile; then there is nothing to be said to it.
             let _ = self.feed(now, id, event);
+        }
+        if let Some(answer) = commit {
+            self.learn_from_commit_answer(now, participant, id, at, &answer);
         }
         match error {
             None if was_failing => self.wake(now, participant),
@@ -187,7 +242,42 @@ impl Engine {
                     self.down(now, participant);
                 }
                 self.again(now, (id, at, call), participant, &why);
+                if other_store {
+                    self.give_up_branch(now, id, at);
+                }
             }
+        }
+    }
+
+    /// Whether nothing more is expected of a branch: it has ended, or its transaction is not live.
+    fn has_ended(&self, id: TransactionId, at: usize) -> bool {
+        let branch = self.live.get(&id).and_then(|live| live.transaction.branches.get(at));
+        branch.is_none_or(|branch| !branch.state.is_being_told())
+    }
+
+    /// Returns where the delivery of a branch waits, for [`Engine::end_delivery`] once the branch has ended unasked.
+    pub(super) fn delivery_in_place(&self, id: TransactionId, at: usize) -> Option<InPlace> {
+        let live = self.live.get(&id)?;
+        let timer = match live.deliveries[at].place {
+            Place::BackingOff(timer) => Some(timer),
+            Place::Nowhere | Place::Waiting | Place::UnderWay | Place::Held => None,
+        };
+        Some(InPlace { participant: live.transaction.branches[at].participant.clone(), id, at, timer })
+    }
+
+    /// Takes the delivery of a branch that has ended unasked from where it waited. (What waits for its turn is looked at when
+    /// that comes.)
+    pub(super) fn end_delivery(&mut self, delivery: Option<InPlace>) {
+        let Some(InPlace { participant, id, at, timer }) = delivery else { return };
+        self.forget_try(&participant, id, at);
+        if let Some(timer) = timer {
+            self.timers.cancel(timer);
+            if let Some(lane) = self.lanes.get_mut(&participant) {
+                lane.backing_off.remove(&(id, at));
+            }
+        }
+        if let Some(delivery) = self.live.get_mut(&id).and_then(|live| live.deliveries.get_mut(at)) {
+            (delivery.place, delivery.next_attempt_at) = (Place::Nowhere, None);
         }
     }
 

@@ -39,6 +39,11 @@ impl Horizon {
         self.open.range((Bound::Unbounded, below)).rev().copied()
     }
 
+    /// The oldest transaction that has not ended, or whose end isn't durable.
+    pub(super) fn oldest_open(&self) -> Option<TransactionId> {
+        self.open.first().copied()
+    }
+
     pub(super) fn present(&self) -> TransactionId {
         self.present
     }

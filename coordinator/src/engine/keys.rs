@@ -28,8 +28,23 @@ impl NewKey {
     }
 }
 
-/// The most keys that are bound in one transaction.
-const MOST_KEYS: usize = 1_000;
+/// The most keys that enlistments and votes bind in a transaction, and the most of commits and aborts: or four for each
+/// branch that it may have, if that is more.
+const MAX_KEYS: usize = 1_024;
+
+/// The most keys of each of the two kinds in a transaction of at most so many branches.
+pub(super) const fn max_keys(branches: usize) -> usize {
+    let of_branches = branches.saturating_mul(4);
+    if of_branches > MAX_KEYS { of_branches } else { MAX_KEYS }
+}
+
+/// Whether a call ends a transaction. The number of its keys must never refuse a repeat.
+const fn ends(call: &KeyedCall) -> bool {
+    match call {
+        KeyedCall::Begin | KeyedCall::Commit | KeyedCall::Abort => true,
+        KeyedCall::Enlist { .. } | KeyedCall::Vote(_) => false,
+    }
+}
 
 /// The keys of transactions that have left for the log, the last of them: who looked there before may have to look again.
 #[derive(Debug, Default)]
@@ -66,7 +81,6 @@ pub fn bound_in<'a>(
     match transaction.key(&key.text, call) {
         Some(bound) if bound.body == key.body => Ok(Some(bound)),
         Some(_) => Err(Refused::new(Refusal::KeyReused)),
-        None if transaction.keys.len() >= MOST_KEYS => Err(Refused::new(Refusal::TooManyKeys { most: MOST_KEYS })),
         None => Ok(None),
     }
 }
@@ -90,7 +104,8 @@ impl Engine {
         self.left.has_since(seen, &key.text)
     }
 
-    /// What a call's key is bound to in a live transaction.
+    /// What a call's key is bound to in a live transaction. An enlistment or a vote that would bind one key too many is
+    /// refused; a commit or an abort never is.
     pub(super) fn bound(
         &self,
         id: TransactionId,
@@ -98,14 +113,25 @@ impl Engine {
         call: &KeyedCall,
     ) -> Result<Option<Key>, Refused> {
         let Some(live) = self.live.get(&id) else { return Ok(None) };
-        Ok(bound_in(&live.transaction, key, call)?.cloned())
+        let bound = bound_in(&live.transaction, key, call)?.cloned();
+        let most = max_keys(self.limits.branches);
+        if key.is_some()
+            && bound.is_none()
+            && !ends(call)
+            && live.transaction.state.is_undecided()
+            && count(&live.transaction, call) >= most
+        {
+            return Err(Refused::new(Refusal::TooManyKeys { most }));
+        }
+        Ok(bound)
     }
 
-    /// Binds a call's key in a live transaction.
+    /// Binds a call's key in a live transaction that is not decided, unless as many of its kind are bound as may be. (A call
+    /// that finds the transaction decided changes nothing: a repeat is answered the same without its key.)
     pub(super) fn bind(&mut self, id: TransactionId, key: Option<NewKey>, call: KeyedCall) {
+        let most = max_keys(self.limits.branches);
         let (Some(key), Some(live)) = (key, self.live.get_mut(&id)) else { return };
-        // It has its last record: what is there to be repeated answers the same without a key.
-        if live.transaction.state.is_finished() {
+        if live.transaction.state.is_finished() || count(&live.transaction, &call) >= most {
             return;
         }
         let index = live.transaction.records;
@@ -116,4 +142,9 @@ impl Engine {
             self.outputs.push(Output::Append(lsn, Entry::Record { id, index, record }));
         }
     }
+}
+
+/// How many keys of the call's kind are bound.
+fn count(transaction: &Transaction, call: &KeyedCall) -> usize {
+    transaction.keys.iter().filter(|key| ends(&key.call) == ends(call)).count()
 }

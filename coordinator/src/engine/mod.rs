@@ -11,14 +11,19 @@ mod begin;
 mod branches;
 mod delivery;
 mod gates;
+mod give_up;
 mod horizon;
 mod inquiry;
 mod keys;
 mod lane;
+mod late;
 mod list;
 mod lookup;
 mod outcome;
+mod ownership;
+mod seldom;
 mod service;
+mod suspect;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -30,18 +35,23 @@ use std::{
 };
 
 use rand::{SeedableRng, rngs::StdRng};
+use serde::Serialize;
 use tokio::sync::oneshot;
-use unanimous_sdk::protocol::{Coordinator, CoordinatorId, Decision, Epoch, ParticipantUrl, TransactionId, UnixMillis};
+use unanimous_sdk::protocol::{
+    AbortAnswer, Coordinator, CoordinatorId, Decision, Epoch, ParticipantUrl, TransactionId, UnixMillis,
+};
 use uuid::Uuid;
 
 pub use self::{
     begin::Begin,
-    branches::{Enlist, Enlisted, ask_finished},
+    branches::{Acknowledgement, Enlist, Enlisted, acknowledge_finished, ask_finished},
     inquiry::Inquiry,
     keys::{NewKey, bound_in},
     list::Filter,
     lookup::Once,
     outcome::{Refusal, Refused},
+    ownership::{Superseded, Witness},
+    seldom::Seldom,
     service::{Clock, Service},
     timers::Instant,
     view::View,
@@ -52,6 +62,8 @@ use self::{
     horizon::Horizon,
     keys::Left,
     lane::Lane,
+    ownership::Ownership,
+    suspect::Suspects,
     timers::{TimerKey, Timers},
 };
 use crate::{
@@ -75,11 +87,13 @@ pub struct Limits {
     pub undecided: usize,
     /// The most branches of a transaction.
     pub branches: usize,
+    /// After this time the abort of a branch that never voted is given up, in milliseconds.
+    pub give_up_abort_ms: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { undecided: 100_000, branches: 256 }
+        Self { undecided: 100_000, branches: 256, give_up_abort_ms: 600_000 }
     }
 }
 
@@ -97,8 +111,25 @@ pub enum Output {
     Decided(Told),
     /// A transaction has finished.
     Finished(Ended),
+    /// Find out whether the log is still this process's, and say so with [`Engine::confirmed`].
+    ConfirmOwnership,
+    /// A participant named a higher epoch. The log is this process's: everybody else is served.
+    HigherEpoch(Epoch, ParticipantUrl),
     /// Another coordinator has taken over.
-    Superseded(Epoch, ParticipantUrl),
+    Superseded(Superseded),
+    /// A participant has lost its data: its commits are held from now on.
+    Suspect(ParticipantUrl),
+    /// It knows its branches again: they are sent.
+    Trusted(ParticipantUrl),
+    /// A participant answered the abort of a branch of a transaction that has finished without that.
+    AnsweredLate {
+        /// The transaction.
+        id: TransactionId,
+        /// The branch's place in it.
+        branch: usize,
+        /// How the branch ended.
+        answer: AbortAnswer,
+    },
 }
 
 /// A decision that may be told.
@@ -118,6 +149,16 @@ pub struct Ended {
     pub heuristic: bool,
 }
 
+/// What keeps the horizon where it is: a participant that has not acknowledged the oldest decision.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct HorizonHeldBy {
+    pub participant: ParticipantUrl,
+    pub transaction: TransactionId,
+    /// When the transaction was decided.
+    pub since: UnixMillis,
+}
+
 /// How far a transaction must have come for somebody who waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Milestone {
@@ -135,7 +176,10 @@ struct Live {
     transaction: Transaction,
     /// When it is aborted if it isn't decided.
     deadline: Instant,
-    deadline_timer: Option<TimerKey>,
+    /// For the deadline; after the decision for giving up aborts.
+    timer: Option<TimerKey>,
+    /// The time has passed after which aborts are given up.
+    aborts_are_overdue: bool,
     /// One for each branch.
     deliveries: Vec<Delivery>,
     waiters: Vec<(Milestone, oneshot::Sender<View>)>,
@@ -157,6 +201,8 @@ enum Timer {
     Deadline(TransactionId),
     Retry(TransactionId, usize),
     Probe(ParticipantUrl),
+    GiveUp(TransactionId),
+    TryHeld(ParticipantUrl),
 }
 
 /// See the module.
@@ -191,7 +237,8 @@ pub struct Engine {
     next_lsn: Lsn,
     next_sequence: u64,
     random: StdRng,
-    superseded: Option<(Epoch, ParticipantUrl)>,
+    ownership: Ownership,
+    suspects: Suspects,
     /// New work is refused; what is under way goes on.
     disk_full: bool,
     /// Somebody waits for an entry that nothing else makes the log write at once.
@@ -228,7 +275,8 @@ impl Engine {
             next_lsn: Lsn(1),
             next_sequence: recovered.sequence + 1,
             random: StdRng::from_seed(seed),
-            superseded: None,
+            ownership: Ownership::default(),
+            suspects: Suspects::default(),
             disk_full: false,
             hurry: false,
             outputs: vec![],
@@ -241,15 +289,18 @@ impl Engine {
             let live = Live {
                 transaction,
                 deadline: now.mono,
-                deadline_timer: None,
+                timer: None,
+                aborts_are_overdue: false,
                 deliveries,
                 waiters: vec![],
                 traceparent: None,
             };
             engine.live.insert(id, live);
         }
+        engine.restore_suspects(now, recovered.suspects.into_iter());
         for id in ids {
             let _ = engine.feed(now, id, Event::Restarted);
+            engine.watch_abort(now, id);
         }
         engine
     }
@@ -291,12 +342,17 @@ impl Engine {
                 Timer::Deadline(id) => self.expire(now, id),
                 Timer::Retry(id, at) => self.retry_in_time(now, id, at),
                 Timer::Probe(participant) => self.probe(now, &participant),
+                Timer::GiveUp(id) => self.give_up(now, id),
+                Timer::TryHeld(participant) => self.try_oldest_held(now, &participant),
             }
         }
     }
 
     /// The log has come further.
     pub fn progress(&mut self, now: Now, progress: Progress) {
+        if self.ownership.holds_back(progress) {
+            return;
+        }
         self.horizon.durable(progress.durable);
         for gated in self.gates.advance(progress) {
             self.pass(now, gated);
@@ -304,10 +360,14 @@ impl Engine {
         // What changes nothing forces nothing: without this the horizon would stand still, and what waits for it grow.
         let Progress { written, durable } = self.gates.progress();
         if written.0 > durable.max(self.checkpointed).0 + MOST_UNSYNCED {
-            self.checkpointed = self.next_lsn;
-            self.next_lsn.0 += 1;
-            self.outputs.push(Output::Append(self.checkpointed, Entry::Checkpoint));
+            self.checkpoint();
         }
+    }
+
+    /// Makes durable what was appended so far.
+    fn checkpoint(&mut self) {
+        self.checkpointed = self.next_lsn;
+        self.append(Entry::Checkpoint);
     }
 
     /// Answers when the log has come as far as this.
@@ -352,7 +412,7 @@ impl Engine {
     /// Feeds a transaction, which must be live, and sees to what follows.
     fn feed(&mut self, now: Now, id: TransactionId, event: Event) -> Result<bool, NotAllowed> {
         // Whoever was superseded begins, decides and delivers nothing further.
-        if self.superseded.is_some() {
+        if self.ownership.superseded.is_some() {
             return Ok(false);
         }
         let Some(live) = self.live.get_mut(&id) else { return Ok(false) };
@@ -361,12 +421,11 @@ impl Engine {
         let step = live.transaction.step(event, &mut log)?;
         (self.next_lsn, self.next_sequence) = (log.next, log.sequence);
         live.deliveries.resize_with(live.transaction.branches.len(), Delivery::default);
-        if was_undecided
-            && !live.transaction.state.is_undecided()
-            && let Some(timer) = live.deadline_timer.take()
-        {
-            self.timers.cancel(timer);
+        if was_undecided && !live.transaction.state.is_undecided() {
+            live.timer.take().into_iter().for_each(|timer| self.timers.cancel(timer));
+            self.watch_abort(now, id);
         }
+        let Some(live) = self.live.get_mut(&id) else { return Ok(false) };
         let Step::Changed(commands) = step else { return Ok(false) };
         let mut index = live.transaction.records;
         index -= u32::try_from(commands.iter().filter(|c| matches!(c, Command::Append(..))).count()).unwrap_or(0);
@@ -428,7 +487,8 @@ impl Engine {
             Gated::TellEnd(id) => {
                 self.tell(id, Milestone::Finished);
                 // Its last entry is written: from now on it is found in the log.
-                let Some(Live { transaction, .. }) = self.live.remove(&id) else { return };
+                let Some(Live { transaction, timer, .. }) = self.live.remove(&id) else { return };
+                timer.into_iter().for_each(|timer| self.timers.cancel(timer));
                 self.outputs.push(Output::Finished(Ended { id, heuristic: transaction.is_heuristic() }));
                 if let Some(key) = transaction.begun_under() {
                     self.keys.remove(&key);
@@ -466,32 +526,6 @@ impl Engine {
         let _ = self.feed(now, id, Event::DeadlinePassed);
     }
 
-    /// A participant knows a higher epoch of this coordinator: another process has taken over.
-    fn supersede(&mut self, now: Now, epoch: Epoch, told_by: &ParticipantUrl) {
-        const HOUR_MS: u64 = 3_600_000;
-        let (seconds, nanos) = epoch.uuid().get_timestamp().map_or((u64::MAX, 0), |at| at.to_unix());
-        let epoch_ms = seconds.saturating_mul(1000).saturating_add(u64::from(nanos) / 1_000_000);
-        // One that lies further ahead than any clock is not believed.
-        if epoch <= self.epoch || epoch_ms > now.wall.0.saturating_add(HOUR_MS) || self.superseded.is_some() {
-            return;
-        }
-        self.superseded = Some((epoch, told_by.clone()));
-        // Who waits for a decision waits in vain.
-        for live in self.live.values_mut() {
-            live.waiters.clear();
-        }
-        let lsn = self.next_lsn;
-        self.next_lsn.0 += 1;
-        let entry = Entry::Superseded { epoch, told_by: told_by.to_string() };
-        self.outputs.push(Output::Append(lsn, entry));
-        self.outputs.push(Output::Superseded(epoch, told_by.clone()));
-    }
-
-    /// The id of the higher epoch that has taken over, and who told it.
-    pub fn superseded(&self) -> Option<&(Epoch, ParticipantUrl)> {
-        self.superseded.as_ref()
-    }
-
     /// From which time on an unknown id was surely never committed.
     pub fn retained_since(&self) -> UnixMillis {
         self.retained_since
@@ -503,9 +537,13 @@ impl Engine {
         self.forgotten = self.forgotten.max(forgotten);
     }
 
-    /// Returns the highest transaction id that retention has dropped: an unknown id up to it may have been committed.
-    pub fn forgotten(&self) -> TransactionId {
-        self.forgotten
+    /// Returns what keeps the horizon where it is; None while that is undecided, or if nothing does.
+    pub fn horizon_held_by(&self) -> Option<HorizonHeldBy> {
+        let id = self.horizon.oldest_open()?;
+        let Live { transaction, .. } = self.live.get(&id)?;
+        let decided = transaction.decided.as_ref().filter(|_| self.gates.is_open(transaction.known_after()))?;
+        let branch = transaction.branches.iter().find(|branch| branch.state.is_being_told())?;
+        Some(HorizonHeldBy { participant: branch.participant.clone(), transaction: id, since: decided.at })
     }
 
     /// How many transactions have no decision yet.

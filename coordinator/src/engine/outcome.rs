@@ -1,6 +1,6 @@
 //! What is refused, and why.
 
-use unanimous_sdk::protocol::{Epoch, ParticipantUrl};
+use unanimous_sdk::protocol::Epoch;
 
 use crate::transaction::{Barrier, NotAllowed};
 
@@ -20,12 +20,16 @@ pub enum Refusal {
     StaleEpoch { present: Epoch },
     /// A vote or an inquiry for another coordinator's log, or an epoch this log never had.
     NotMyLog,
+    /// The log doesn't know it, and retention has dropped that id or a higher one: it may have committed.
+    Forgotten,
+    /// Whether this coordinator still owns its log is being confirmed.
+    Confirming,
     /// The transaction has as many keys bound as it may have.
     TooManyKeys { most: usize },
     /// The key came with another body before.
     KeyReused,
     /// Another coordinator has taken over.
-    Superseded { epoch: Epoch, told_by: ParticipantUrl },
+    Superseded(super::Superseded),
     /// The log can't be read.
     Unreadable(String),
 }

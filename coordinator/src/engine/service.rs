@@ -15,13 +15,13 @@ use tokio::{runtime::Handle, sync::Notify};
 use tracing::{error, info, warn};
 use unanimous_sdk::{
     failpoint,
-    protocol::{Coordinator, Outcome, TransactionId, UnixMillis},
+    protocol::{Coordinator, Epoch, Outcome, ParticipantUrl, TransactionId, UnixMillis},
 };
 
-use super::{Ended, Engine, Inquiry, Now, Output, Refused, Told, View};
+use super::{Ended, Engine, Inquiry, Now, Output, Refused, Seldom, Superseded, Told, View, late::Late, suspect::ROW};
 use crate::{
     journal::{Journal, Progress},
-    metrics::Metrics,
+    metrics::{Metrics, Seen},
     transaction::{Barrier, Call, Transaction},
     transport::{Http, Request},
 };
@@ -33,14 +33,16 @@ pub struct Service(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) engine: Mutex<Engine>,
     pub(super) journal: Arc<dyn Journal>,
-    transport: Http,
+    pub(super) transport: Http,
     clock: Clock,
     metrics: Metrics,
-    runtime: Handle,
+    pub(super) runtime: Handle,
     /// When the timer task wakes up; it is notified when that is too late.
     wakes_at: AtomicU64,
     sooner: Notify,
     ended: AtomicBool,
+    pub(super) late: Late,
+    higher_epochs: Seldom,
 }
 
 /// Milliseconds since the process started, and the time of day.
@@ -74,6 +76,8 @@ impl Service {
             wakes_at: AtomicU64::new(u64::MAX),
             sooner: Notify::new(),
             ended: AtomicBool::new(false),
+            late: Late::default(),
+            higher_epochs: Seldom::default(),
         };
         Self(Arc::new(inner))
     }
@@ -129,11 +133,20 @@ impl Service {
                     self.0.metrics.finished(ended.id);
                     log_end(&ended);
                 }
-                Output::Superseded(epoch, told_by) => error!(
-                    %epoch, participant = %told_by,
-                    "another coordinator has taken over this one's id: nothing more is begun, decided or delivered here; \
-                     stop this process"
+                Output::ConfirmOwnership => self.confirm_ownership(),
+                Output::HigherEpoch(epoch, participant) => self.log_higher_epoch(epoch, &participant),
+                Output::Superseded(superseded) => log_superseded(&superseded),
+                Output::Suspect(participant) => error!(
+                    %participant,
+                    "a participant answered unknown-branch to {ROW} commits in a row: further commits to it are held. Does it run on an \
+                     empty or a wrong volume? Give it its data back: one commit is tried every 30 s, and all are sent once it knows one"
                 ),
+                Output::Trusted(participant) => {
+                    info!(%participant, "a participant knows its branches again: the commits that were held are sent");
+                }
+                Output::AnsweredLate { id, branch, answer } => {
+                    self.0.runtime.spawn(self.clone().answered_late(id, branch, answer));
+                }
             }
         }
         result
@@ -176,6 +189,9 @@ impl Service {
     /// Answers a participant in doubt.
     pub fn inquire(&self, inquiry: &Inquiry) -> Result<(Outcome, bool, Coordinator), Refused> {
         let answer = self.view(inquiry.transaction).and_then(|known| {
+            if let Some(view) = &known {
+                self.abort_once_more(view, inquiry);
+            }
             self.with(|engine, now| {
                 engine.heard_inquiry(now, inquiry);
                 let (outcome, presumed) = engine.answer(inquiry, known.as_ref())?;
@@ -193,8 +209,14 @@ impl Service {
 
     /// All that is counted, as Prometheus reads it.
     pub fn scrape(&self) -> String {
-        let (undecided, live, full) = self.with(|engine, _| (engine.undecided(), engine.live(), engine.is_disk_full()));
-        self.0.metrics.render(self.0.clock.now().wall, undecided, live, full)
+        let seen = self.with(|engine, _| Seen {
+            undecided: engine.undecided(),
+            live: engine.live(),
+            disk_full: engine.is_disk_full(),
+            horizon_held_by: engine.horizon_held_by(),
+            suspects: engine.suspects().count(),
+        });
+        self.0.metrics.render(self.0.clock.now().wall, &seen)
     }
 
     fn send(&self, request: Request) {
@@ -244,6 +266,43 @@ impl Service {
             error!("the engine's state can't be trusted after a panic; the process ends and recovers from its log");
             std::process::abort()
         })
+    }
+}
+
+impl Service {
+    /// Finds out whether the log is still this process's. (It reads from the disk, so not under the engine's lock.)
+    fn confirm_ownership(&self) {
+        let service = self.clone();
+        self.0.runtime.spawn_blocking(move || {
+            let lost = service.0.journal.confirm_ownership().err().map(|error| error.to_string());
+            service.with(|engine, now| engine.confirmed(now, lost));
+        });
+    }
+
+    fn log_higher_epoch(&self, epoch: Epoch, participant: &ParticipantUrl) {
+        if let Some(left_out) = self.0.higher_epochs.may() {
+            warn!(
+                %participant, %epoch, left_out,
+                "stale-epoch: a participant knows a higher epoch of this coordinator. The log is still this process's, so everybody else is \
+                 served; the next start has a greater epoch, and this participant takes its messages again"
+            );
+        }
+    }
+}
+
+fn log_superseded(Superseded { epoch, witnesses, lost }: &Superseded) {
+    let named_by: Vec<_> = witnesses.iter().map(|witness| witness.participant.as_str()).collect();
+    match lost {
+        Some(lost) => error!(
+            %epoch, ?named_by, lost,
+            "superseded: a participant knows a higher epoch of this coordinator, and the log is not this process's any more. It takes no \
+             further action: stop it"
+        ),
+        None => error!(
+            %epoch, ?named_by,
+            "superseded: two participants know the same higher epoch of this coordinator, so a second one runs on a copy of its log. This \
+             process takes no further action: stop one of the two"
+        ),
     }
 }
 

@@ -2,6 +2,10 @@
 
 mod clock;
 mod disk_full;
+mod give_up;
+mod ownership;
+mod stores;
+mod suspect;
 
 use std::time::Duration;
 
@@ -28,6 +32,11 @@ struct World {
     batches: Vec<Request>,
     /// What participants say of batches with each answer.
     offer: Option<Offer>,
+    /// It is to be found out whose the log is.
+    confirming: bool,
+    /// Branches that were answered after their transaction had finished.
+    late: Vec<(TransactionId, usize)>,
+    suspects: Vec<ParticipantUrl>,
 }
 
 fn url(text: &str) -> ParticipantUrl {
@@ -52,7 +61,17 @@ impl World {
 
     fn on(journal: Memory, recovered: Recovered, now: Now) -> Self {
         let engine = Engine::new(now, recovered, "http://localhost:7070".into(), Limits::default(), [7; 32]);
-        let mut world = Self { engine, journal, now, calls: vec![], batches: vec![], offer: None };
+        let mut world = Self {
+            engine,
+            journal,
+            now,
+            calls: vec![],
+            batches: vec![],
+            offer: None,
+            confirming: false,
+            late: vec![],
+            suspects: vec![],
+        };
         world.carry_out();
         world
     }
@@ -70,7 +89,14 @@ impl World {
                         self.calls.extend(request.messages.into_iter().map(|message| (participant.clone(), message)));
                     }
                 }
-                Output::Decided(_) | Output::Finished(_) | Output::Superseded(..) => {}
+                Output::ConfirmOwnership => self.confirming = true,
+                Output::AnsweredLate { id, branch, .. } => self.late.push((id, branch)),
+                Output::Suspect(participant) => self.suspects.push(participant),
+                Output::Decided(_)
+                | Output::Finished(_)
+                | Output::HigherEpoch(..)
+                | Output::Superseded(_)
+                | Output::Trusted(_) => {}
             }
         }
     }
@@ -162,10 +188,24 @@ impl World {
         coordinator: Option<CoordinatorId>,
         epoch: Option<Epoch>,
     ) -> Result<(Outcome, bool), Refusal> {
-        let inquiry = Inquiry { transaction: id, coordinator, epoch, branch: Some(name(branch)) };
+        let inquiry = Inquiry {
+            transaction: id,
+            coordinator,
+            epoch,
+            branch: Some(name(branch)),
+            participant_id: None,
+            prepared_epoch: None,
+        };
         let finished = || self.journal.finished(id).unwrap().map(|t| View::of_finished(id, t));
         let known = self.engine.view(id).or_else(finished);
         self.engine.answer(&inquiry, known.as_ref()).map_err(|refused| refused.why)
+    }
+
+    /// It is found out whose the log is.
+    fn confirm(&mut self, lost: Option<&str>) {
+        assert!(std::mem::take(&mut self.confirming), "nobody has asked for it");
+        self.engine.confirmed(self.now, lost.map(str::to_owned));
+        self.carry_out();
     }
 
     fn restart(self, journal: (Memory, Recovered)) -> Self {
@@ -190,9 +230,9 @@ impl World {
 /// The answer of a participant that agrees with everything.
 fn yes(message: &Message) -> Attempt {
     match message.call {
-        Call::Prepare => Attempt::Prepare(PrepareAnswer::Vote(Vote::Prepared)),
-        Call::Commit => Attempt::Commit(CommitAnswer::Committed),
-        Call::Abort => Attempt::Abort(AbortAnswer::Aborted),
+        Call::Prepare => Attempt::Prepare(PrepareAnswer::Vote(Vote::Prepared), None),
+        Call::Commit => Attempt::Commit(CommitAnswer::Committed, None),
+        Call::Abort => Attempt::Abort(AbortAnswer::Aborted, None),
     }
 }
 
@@ -307,7 +347,7 @@ fn a_branch_that_is_not_enlisted_or_voted_read_only_is_told_abort() {
     drop(world.commit(id));
     assert_eq!(world.ask(id, "x").unwrap().0, Outcome::Abort);
     world.answer_all(|message| match message.branch.as_str() {
-        "a" => Attempt::Prepare(PrepareAnswer::Vote(Vote::ReadOnly)),
+        "a" => Attempt::Prepare(PrepareAnswer::Vote(Vote::ReadOnly), None),
         _ => yes(message),
     });
     world.log();
@@ -334,12 +374,12 @@ fn an_unsolicited_vote_counts_only_under_the_present_epoch() {
     let me = world.engine.coordinator();
     let mut vote = |epoch| {
         let named = CoordinatorRef { id: me.id, epoch };
-        world.engine.vote(world.now, id, &name("a"), Vote::Prepared, &named, None)
+        world.engine.vote(world.now, id, &name("a"), Vote::Prepared.into(), &named, None)
     };
     let other: Epoch = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
     assert!(matches!(vote(other).unwrap_err().why, Refusal::StaleEpoch { present } if present == me.epoch));
     assert!(vote(me.epoch).is_ok());
-    assert_eq!(world.view(id).branch_vote(&name("a")), Some(Some(Vote::Prepared)));
+    assert_eq!(world.view(id).branch(&name("a")).unwrap().vote, Some(Vote::Prepared));
 }
 
 #[test]
@@ -409,7 +449,14 @@ fn what_comes_from_a_participant_that_was_down_has_it_tried_at_once() {
     world.answer_all(|_| Attempt::Unreachable("refused".into()));
     assert!(world.calls.is_empty());
     let me = world.engine.coordinator();
-    let inquiry = Inquiry { transaction: id, coordinator: Some(me.id), epoch: Some(me.epoch), branch: Some(name("a")) };
+    let inquiry = Inquiry {
+        transaction: id,
+        coordinator: Some(me.id),
+        epoch: Some(me.epoch),
+        branch: Some(name("a")),
+        participant_id: None,
+        prepared_epoch: None,
+    };
     world.engine.heard_inquiry(world.now, &inquiry);
     world.carry_out();
     assert_eq!(world.made(), [(Call::Prepare, "a")]);
@@ -470,36 +517,6 @@ fn no_prepare_is_sent_after_the_decision() {
     world.calls.clear();
     world.pass(20_000);
     assert!(world.made().iter().all(|(call, _)| *call == Call::Abort));
-}
-
-#[test]
-fn who_is_superseded_begins_decides_and_delivers_nothing_further() {
-    let mut world = World::new();
-    let (stuck, open) = (world.begin(&["a"]), world.begin(&["b"]));
-    drop(world.commit(stuck));
-    world.log();
-    let far = uuid::Uuid::from_u128((u128::from(DAY + 7_200_000) << 80) | (0x7 << 76) | (0x2 << 62));
-    let near = uuid::Uuid::from_u128((u128::from(DAY + 60_000) << 80) | (0x7 << 76) | (0x2 << 62));
-    let (participant, call) = world.calls.pop().unwrap();
-    world.answer(participant, &call, &Attempt::Stale(Epoch::from_uuid(far)));
-    assert!(world.engine.superseded().is_none(), "an epoch further ahead than any clock is not believed");
-    world.pass_to_next_timer();
-    let (participant, call) = world.calls.pop().unwrap();
-    world.answer(participant, &call, &Attempt::Stale(Epoch::from_uuid(near)));
-    assert!(world.engine.superseded().is_some());
-    let begin = Begin { timeout: Duration::from_secs(1), ..Begin::default() };
-    assert!(matches!(world.engine.begin(world.now, begin).unwrap_err().why, Refusal::Superseded { .. }));
-    assert!(world.engine.commit(world.now, open, Milestone::Decided, None, None).is_err());
-    world.pass(100_000);
-    world.log();
-    assert!(world.calls.is_empty());
-    assert_eq!(world.view(stuck).decision(), None);
-    assert!(matches!(world.ask(stuck, "a"), Err(Refusal::Superseded { .. })));
-    let unknown: TransactionId = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
-    assert!(matches!(world.ask(unknown, "a"), Err(Refusal::Superseded { .. })));
-    // If it is started again all the same, its epoch is greater than the one it was told.
-    let world = world.kill();
-    assert!(world.engine.coordinator().epoch > Epoch::from_uuid(near));
 }
 
 fn key(text: &str, body: u128) -> NewKey {
@@ -602,7 +619,7 @@ fn one_call_s_failure_in_a_batch_is_its_own() {
     let request = world.batches.pop().unwrap();
     let (refused, lost) = (request.messages[0].transaction, request.messages[1].transaction);
     world.answer_request(request, |message| match message.transaction {
-        id if id == refused => Attempt::Prepare(PrepareAnswer::Refused { reason: None }),
+        id if id == refused => Attempt::Prepare(PrepareAnswer::Refused { reason: None }, None),
         id if id == lost => Attempt::NoAnswer("500".into()),
         _ => yes(message),
     });

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Serialize, Serializer, ser::SerializeSeq};
-use unanimous_sdk::protocol::{BranchName, Decision, TransactionId, UnixMillis, Vote};
+use unanimous_sdk::protocol::{BranchName, Decision, ParticipantId, TransactionId, UnixMillis, Vote};
 
 use super::Live;
 use crate::transaction::{Branch, BranchState, Decided, Reason, State, Transaction};
@@ -109,9 +109,32 @@ impl View {
         self.transaction.branches.len()
     }
 
-    /// The counted vote of a branch; None if there is no such branch.
-    pub fn branch_vote(&self, name: &BranchName) -> Option<Option<Vote>> {
-        self.transaction.branch(name).map(|(_, branch)| branch.vote)
+    /// Returns a branch, with a state that may not be known yet.
+    pub(super) fn branch(&self, name: &BranchName) -> Option<&Branch> {
+        self.transaction.branch(name).map(|(_, branch)| branch)
+    }
+
+    /// Returns a branch whose abort was given up, and its place.
+    pub(super) fn given_up(&self, name: &BranchName) -> Option<(usize, &Branch)> {
+        self.transaction.branch(name).filter(|(_, branch)| branch.given_up)
+    }
+
+    pub(super) fn deadline(&self) -> UnixMillis {
+        self.transaction.deadline
+    }
+
+    /// Returns whether the participant has answered the decision; None if no call of phase two is owed.
+    fn acknowledged(&self, branch: &Branch) -> Option<bool> {
+        match self.branch_state(branch) {
+            BranchState::Committed | BranchState::HeuristicCommit | BranchState::HeuristicAbort => Some(true),
+            BranchState::Aborted => Some(!branch.given_up),
+            BranchState::Committing | BranchState::Aborting | BranchState::HeuristicUnknown => Some(false),
+            BranchState::Enlisted
+            | BranchState::Preparing
+            | BranchState::Prepared
+            | BranchState::ReadOnly
+            | BranchState::Refused => None,
+        }
     }
 
     /// The transaction itself, with a decision that may not be known yet.
@@ -155,8 +178,10 @@ struct Branches<'a>(&'a View);
 struct BranchJson<'a> {
     branch: &'a BranchName,
     participant: &'a str,
+    participant_id: Option<ParticipantId>,
     state: BranchState,
     vote: Option<Vote>,
+    acknowledged: Option<bool>,
     attempts: u32,
     last_error: Option<&'a str>,
     next_attempt_at: Option<UnixMillis>,
@@ -172,8 +197,10 @@ impl Serialize for Branches<'_> {
             items.serialize_element(&BranchJson {
                 branch: &branch.name,
                 participant: branch.participant.as_str(),
+                participant_id: branch.participant_id,
                 state: view.branch_state(branch),
                 vote: branch.vote,
+                acknowledged: view.acknowledged(branch),
                 attempts: calls.attempts,
                 last_error: calls.last_error.as_deref(),
                 next_attempt_at: calls.next_attempt_at,

@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 
-use serde::{Serialize, de::DeserializeOwned};
-use unanimous_sdk::protocol::{Epoch, TransactionId};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use unanimous_sdk::protocol::{Epoch, ParticipantUrl, TransactionId};
 use uuid::Uuid;
 
-/// The form in which values are written now.
-const VERSION: u8 = 1;
+/// The version of the form of values in `meta`.
+const META: u8 = 1;
 
 /// The tables of the log (`RocksDB` calls them column families).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,6 +105,8 @@ pub(super) const SUPERSEDED: &[u8] = b"superseded";
 pub(super) const PLACED: &[u8] = b"placed";
 /// The number of the checkpoint that the last clean stop wrote.
 pub(super) const CLOSED: &[u8] = b"closed";
+/// Before the URLs of participants to which commits are held; the value is since when.
+pub(super) const SUSPECTS: &[u8] = b"suspect/";
 /// Before the epochs under which the log was opened.
 pub(super) const EPOCHS: &[u8] = b"epoch/";
 
@@ -113,39 +115,44 @@ pub(super) const EPOCHS: &[u8] = b"epoch/";
 pub(super) enum Unreadable {
     #[error("it is empty")]
     Empty,
-    #[error("it is of form {0}, and this program knows only form {VERSION}; use a newer one")]
-    Newer(u8),
+    #[error("it is of version {found}, and this program knows versions up to {known}; use a newer one")]
+    Newer { found: u8, known: u8 },
     #[error("it isn't what stands there: {0}")]
     Malformed(String),
 }
 
+/// Returns a value of `meta`. The other tables' values are the matter of [`format`](super::format).
 pub(super) fn encode(value: &impl Serialize) -> Result<Vec<u8>, Unreadable> {
-    let mut bytes = Vec::with_capacity(256);
-    bytes.push(VERSION);
-    postcard::to_extend(value, bytes).map_err(|error| Unreadable::Malformed(error.to_string()))
+    checked(postcard::to_extend(value, vec![META]))
 }
 
+/// Reads a value of `meta`.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {
-    match bytes {
-        [] => Err(Unreadable::Empty),
-        [VERSION, body @ ..] => match postcard::take_from_bytes(body) {
-            Ok((value, [])) => Ok(value),
-            Ok((_, more)) => Err(Unreadable::Malformed(format!("{} bytes follow its end", more.len()))),
-            Err(error) => Err(Unreadable::Malformed(error.to_string())),
-        },
-        [version, ..] => Err(Unreadable::Newer(*version)),
+    match body(bytes)? {
+        (META, body) => whole(body),
+        (newer, _) => Err(Unreadable::Newer { found: newer, known: META }),
     }
 }
 
-/// The first part of a value that has several.
-pub(super) fn decode_head<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {
-    match bytes {
-        [] => Err(Unreadable::Empty),
-        [VERSION, body @ ..] => postcard::take_from_bytes(body)
-            .map(|(head, _)| head)
-            .map_err(|error| Unreadable::Malformed(error.to_string())),
-        [version, ..] => Err(Unreadable::Newer(*version)),
+/// Returns a value's version, and what follows it. Version 0 there never was.
+pub(super) fn body(bytes: &[u8]) -> Result<(u8, &[u8]), Unreadable> {
+    match bytes.split_first() {
+        None => Err(Unreadable::Empty),
+        Some((0, _)) => Err(Unreadable::Malformed("it has no version".to_owned())),
+        Some((version, body)) => Ok((*version, body)),
     }
+}
+
+/// Reads all of these bytes as one value: nothing follows its end.
+pub(super) fn whole<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Unreadable> {
+    match checked(postcard::take_from_bytes(body))? {
+        (value, []) => Ok(value),
+        (_, more) => Err(Unreadable::Malformed(format!("{} bytes follow its end", more.len()))),
+    }
+}
+
+pub(super) fn checked<T>(result: Result<T, postcard::Error>) -> Result<T, Unreadable> {
+    result.map_err(|error| Unreadable::Malformed(error.to_string()))
 }
 
 pub(super) fn live_key(id: TransactionId, index: u32) -> Vec<u8> {
@@ -181,6 +188,16 @@ pub(super) fn outcome_of_key(key: &[u8]) -> Result<u64, Unreadable> {
 
 pub(super) fn epoch_key(epoch: Epoch) -> Vec<u8> {
     [EPOCHS, epoch.uuid().as_bytes()].concat()
+}
+
+pub(super) fn suspect_key(participant: &ParticipantUrl) -> Vec<u8> {
+    [SUSPECTS, participant.as_str().as_bytes()].concat()
+}
+
+pub(super) fn suspect_of_key(key: &[u8]) -> Result<ParticipantUrl, Unreadable> {
+    let wrong = || Unreadable::Malformed("a URL was expected after `suspect/`".to_owned());
+    let text = key.strip_prefix(SUSPECTS).and_then(|url| std::str::from_utf8(url).ok()).ok_or_else(wrong)?;
+    Ok(ParticipantUrl::from_kept(text))
 }
 
 pub(super) fn epoch_of_key(key: &[u8]) -> Result<Epoch, Unreadable> {

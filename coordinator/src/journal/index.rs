@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{
     Error,
     encoding::{self, Table},
+    format,
     recovery::Tables,
 };
 use crate::transaction::{State, Transaction};
@@ -100,7 +101,7 @@ pub(super) fn finished(tables: &impl Tables, id: TransactionId) -> Result<Option
     let key = encoding::history_key(id);
     for table in [Table::History, Table::Kept] {
         if let Some(value) = tables.get(table, &key)? {
-            return encoding::decode(&value).map(Some).map_err(Error::unreadable(table, &key));
+            return format::read_finished_row(&value).map(Some).map_err(Error::unreadable(table, &key));
         }
     }
     Ok(None)

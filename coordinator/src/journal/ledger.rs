@@ -12,6 +12,7 @@ use super::{
     Entry, Error,
     chain::{Forced, Link, Tip},
     encoding::{self, Change, Table, Unreadable},
+    format,
     index::Tag,
     retention::Ages,
     skew::Skew,
@@ -66,16 +67,32 @@ impl Ledger {
                 changes.extend(
                     (0..transaction.records).map(|at| Change::Delete(Table::Live, encoding::live_key(*id, at))),
                 );
-                let kept = *id <= self.ages.late() || transaction.is_left_to_an_operator();
+                let kept = *id <= self.ages.late() || transaction.is_kept_beyond_retention();
                 let (table, mark) = if kept { (Table::Kept, self.ages.kept_row()) } else { (Table::History, vec![]) };
                 let tags = Tag::all(transaction).into_iter();
                 changes.extend(tags.map(|tag| Change::Put(Table::Index, tag.row(*id), mark.clone())));
-                changes.push(Change::Put(table, encoding::history_key(*id), encode(&**transaction)?));
+                let row = checked(format::finished_row(transaction))?;
+                changes.push(Change::Put(table, encoding::history_key(*id), row));
             }
             Entry::Checkpoint => self.checkpoint(changes)?,
-            Entry::Superseded { epoch, told_by } => {
+            Entry::HigherEpoch { epoch, named_by } => {
                 changes.push(Change::Put(Table::Meta, encoding::SUPERSEDED.to_vec(), encode(epoch)?));
-                self.force(Forced::Superseded { epoch: *epoch, told_by: told_by.clone() }, changes)?;
+                self.force(Forced::Superseded { epoch: *epoch, told_by: named_by.clone() }, changes)?;
+            }
+            Entry::Amended { id, transaction } => {
+                // What can still change stands among those that retention leaves alone.
+                let tags = Tag::all(transaction).into_iter();
+                let mark = self.ages.kept_row();
+                changes.extend(tags.map(|tag| Change::Put(Table::Index, tag.row(*id), mark.clone())));
+                let row = checked(format::finished_row(transaction))?;
+                changes.push(Change::Put(Table::Kept, encoding::history_key(*id), row));
+            }
+            Entry::Suspect { participant, since } => {
+                changes.push(Change::Put(Table::Meta, encoding::suspect_key(participant), encode(since)?));
+                self.force(Forced::Checkpoint { sequence: self.sequence }, changes)?;
+            }
+            Entry::Trusted { participant } => {
+                changes.push(Change::Delete(Table::Meta, encoding::suspect_key(participant)));
             }
         }
         if self.unverified >= CHECKPOINT_EVERY {
@@ -114,7 +131,7 @@ impl Ledger {
     ) -> Result<(), Error> {
         // The record carries the number of its forced record, so that start can compare the two.
         let number = if record.is_forced() { self.tip.number.saturating_add(1) } else { 0 };
-        let value = encode(&(number, record))?;
+        let value = checked(format::live_row(number, record))?;
         if let (Record::Decided(transaction), true) = (record, record.is_forced()) {
             let Some(decided) = &transaction.decided else {
                 return Err(Error::Misuse(format!("transaction {id} was decided without a decision")));
@@ -136,14 +153,22 @@ impl Ledger {
     }
 
     fn force(&mut self, forced: Forced, changes: &mut Vec<Change>) -> Result<(), Error> {
-        self.tip = self.tip.next(&encode(&forced)?);
+        self.tip = self.tip.next(&checked(format::forced_content(&forced))?);
         self.unverified = self.unverified.saturating_add(1);
         let link = Link { forced, chain: self.tip.chain };
-        changes.push(Change::Put(Table::Outcomes, encoding::outcome_key(self.tip.number), encode(&link)?));
+        changes.push(Change::Put(
+            Table::Outcomes,
+            encoding::outcome_key(self.tip.number),
+            checked(format::outcome_row(&link))?,
+        ));
         Ok(())
     }
 }
 
 fn encode(value: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
-    encoding::encode(value).map_err(|error: Unreadable| Error::Misuse(error.to_string()))
+    checked(encoding::encode(value))
+}
+
+fn checked<T>(written: Result<T, Unreadable>) -> Result<T, Error> {
+    written.map_err(|error| Error::Misuse(error.to_string()))
 }

@@ -10,8 +10,9 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
     Error,
-    chain::{Forced, Link},
+    chain::Forced,
     encoding::{self, Table},
+    format,
     recovery::Tables,
 };
 use crate::transaction::{Record, Transaction};
@@ -73,9 +74,8 @@ impl Part {
         for (at, (id, index, end)) in self.rows.iter().enumerate() {
             let value = &self.values[from..*end];
             from = *end;
-            let read = encoding::decode(value);
-            let (number, record): (u64, Record) =
-                read.map_err(Error::unreadable(Table::Live, &encoding::live_key(*id, *index)))?;
+            let read = format::read_live_row(value);
+            let (number, record) = read.map_err(Error::unreadable(Table::Live, &encoding::live_key(*id, *index)))?;
             if record.is_forced() {
                 wanted.push((number, *id, xxh3_128(value)));
             }
@@ -113,7 +113,7 @@ fn match_decisions(tables: &impl Tables, mut wanted: Vec<Wanted>) -> Result<(), 
                 passed += 1;
                 return Ok(if passed > MOST_PASSED { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
             }
-            let link: Link = encoding::decode(value).map_err(Error::unreadable(Table::Outcomes, key))?;
+            let (link, _) = format::read_outcome_row(value).map_err(Error::unreadable(Table::Outcomes, key))?;
             match link.forced {
                 Forced::Decided { id, digest, .. } if (number, id, digest) == next => {}
                 _ => return Err(differs(next)),

@@ -20,6 +20,7 @@ mod database;
 mod encoding;
 mod error;
 mod folder;
+mod format;
 mod guard;
 mod index;
 mod ledger;
@@ -40,7 +41,7 @@ mod writer;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use unanimous_sdk::protocol::{CoordinatorId, Epoch, TransactionId, UnixMillis};
+use unanimous_sdk::protocol::{CoordinatorId, Epoch, ParticipantUrl, TransactionId, UnixMillis};
 
 pub use self::{
     clock::{LogClock, Plausibility, Reading},
@@ -48,7 +49,7 @@ pub use self::{
     index::{Find, Tag},
     memory::Memory,
     opening::Opening,
-    reading::reads_as_written,
+    reading::{decode_record, reads_as_written},
     rocks::RocksDb,
     skew::Skew,
     writer::Stats,
@@ -77,12 +78,31 @@ pub enum Entry {
     },
     /// Makes durable what is before it. Forced.
     Checkpoint,
-    /// Another coordinator has taken over this coordinator's id. Forced.
-    Superseded {
-        /// Its epoch: if this log is opened again, the next epoch is greater.
+    /// A participant named a higher epoch of this coordinator. Forced.
+    HigherEpoch {
+        /// If this log is opened again, the next epoch is greater.
         epoch: Epoch,
-        /// The participant that told it.
-        told_by: String,
+        /// The participant.
+        named_by: String,
+    },
+    /// A finished transaction is this from now on. Lazy.
+    Amended {
+        /// Whose.
+        id: TransactionId,
+        /// What takes the place of what was kept.
+        transaction: Arc<Transaction>,
+    },
+    /// A participant has lost its data: commits to it are held from now on. Forced.
+    Suspect {
+        /// Which.
+        participant: ParticipantUrl,
+        /// Since when.
+        since: UnixMillis,
+    },
+    /// Commits to a participant are held no longer. Lazy: if it is lost, one commit is tried again.
+    Trusted {
+        /// Which.
+        participant: ParticipantUrl,
     },
 }
 
@@ -91,8 +111,8 @@ impl Entry {
     pub fn is_forced(&self) -> bool {
         match self {
             Self::Record { record, .. } => record.is_forced(),
-            Self::Finished { .. } => false,
-            Self::Checkpoint | Self::Superseded { .. } => true,
+            Self::Finished { .. } | Self::Amended { .. } | Self::Trusted { .. } => false,
+            Self::Checkpoint | Self::HigherEpoch { .. } | Self::Suspect { .. } => true,
         }
     }
 }
@@ -133,6 +153,8 @@ pub struct Recovered {
     pub clock: LogClock,
     /// How far the time in ids and the wall clock have ever been apart.
     pub skew: Skew,
+    /// The participants to which commits are held.
+    pub suspects: Vec<ParticipantUrl>,
     /// The sequence of the last decision; 0 if there was none.
     pub sequence: u64,
     /// The transactions that are not finished, in order of their ids.

@@ -4,13 +4,14 @@
 
 use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 
-use unanimous_sdk::protocol::{CoordinatorId, Epoch, TransactionId, UnixMillis};
+use unanimous_sdk::protocol::{CoordinatorId, Epoch, ParticipantUrl, TransactionId, UnixMillis};
 
 use super::{
     Error, Opening, Recovered,
     chain::{Forced, Link, Tip},
     clock::{LogClock, LogTime},
     encoding::{self, Change, Table},
+    format,
     ledger::Ledger,
     live,
     retention::{Ages, Retention},
@@ -54,6 +55,7 @@ pub(super) struct Found {
     pub(super) placed: bool,
     /// The log ends with the record of a clean stop.
     pub(super) closed: bool,
+    suspects: Vec<ParticipantUrl>,
     pub(super) live: Vec<(TransactionId, Transaction)>,
 }
 
@@ -101,6 +103,7 @@ pub(super) fn read(
         time: meta(tables, encoding::TIME)?,
         placed: meta::<()>(tables, encoding::PLACED)?.is_some(),
         closed: meta(tables, encoding::CLOSED)? == Some(tip.number),
+        suspects: suspects(tables)?,
         live: live::read(tables)?,
     })
 }
@@ -139,6 +142,7 @@ impl Found {
             forgotten,
             clock,
             skew: self.ledger.skew,
+            suspects: self.suspects,
             sequence: self.ledger.sequence,
             live: self.live,
         };
@@ -175,8 +179,7 @@ fn chain(tables: &impl Tables, coordinator: CoordinatorId, from: From) -> Result
         if number != missing {
             return Err(Error::Gap { missing, next: number });
         }
-        let link: Link = encoding::decode(value).map_err(Error::unreadable(Table::Outcomes, key))?;
-        let content = encoding::encode(&link.forced).map_err(Error::unreadable(Table::Outcomes, key))?;
+        let (link, content) = format::read_outcome_row(value).map_err(Error::unreadable(Table::Outcomes, key))?;
         tip = tip.next(&content);
         if link.chain != tip.chain {
             return Err(Error::Chain { number });
@@ -234,12 +237,25 @@ fn tip_at(tables: &impl Tables, coordinator: CoordinatorId, number: u64) -> Resu
 fn link(tables: &impl Tables, number: u64) -> Result<Option<Link>, Error> {
     let key = encoding::outcome_key(number);
     let value = tables.get(Table::Outcomes, &key)?;
-    value.map(|value| encoding::decode(&value).map_err(Error::unreadable(Table::Outcomes, &key))).transpose()
+    let read = |value: Vec<u8>| format::read_outcome_row(&value).map(|(link, _)| link);
+    value.map(|value| read(value).map_err(Error::unreadable(Table::Outcomes, &key))).transpose()
 }
 
 pub(super) fn meta<T: serde::de::DeserializeOwned>(tables: &impl Tables, key: &[u8]) -> Result<Option<T>, Error> {
     let value = tables.get(Table::Meta, key)?;
     value.map(|value| encoding::decode(&value).map_err(Error::unreadable(Table::Meta, key))).transpose()
+}
+
+fn suspects(tables: &impl Tables) -> Result<Vec<ParticipantUrl>, Error> {
+    let mut suspects = vec![];
+    tables.scan(Table::Meta, encoding::SUSPECTS, &mut |key, _| {
+        if !key.starts_with(encoding::SUSPECTS) {
+            return Ok(ControlFlow::Break(()));
+        }
+        suspects.push(encoding::suspect_of_key(key).map_err(Error::unreadable(Table::Meta, key))?);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(suspects)
 }
 
 fn epochs(tables: &impl Tables) -> Result<BTreeSet<Epoch>, Error> {

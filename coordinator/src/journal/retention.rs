@@ -28,6 +28,7 @@ use super::{
     Error,
     clock::{LogTime, Plausibility, Reading},
     encoding::{self, Change, Table},
+    format,
     index::Tag,
     recovery::{self, Tables},
 };
@@ -198,9 +199,9 @@ impl Retention {
     ) -> Result<Option<TransactionId>, Error> {
         let mut highest = None;
         tables.scan(Table::Kept, &[], &mut |key, value| {
-            let transaction: Transaction = encoding::decode(value).map_err(Error::unreadable(Table::Kept, key))?;
+            let transaction = format::read_finished_row(value).map_err(Error::unreadable(Table::Kept, key))?;
             let id = encoding::history_of_key(key).map_err(Error::unreadable(Table::Kept, key))?;
-            if !transaction.is_left_to_an_operator() && self.finished_at(tables, id, &transaction)? <= by {
+            if !transaction.is_kept_beyond_retention() && self.finished_at(tables, id, &transaction)? <= by {
                 changes.push(Change::Delete(Table::Kept, key.to_vec()));
                 let rows = Tag::all(&transaction).into_iter().map(|tag| tag.row(id));
                 changes.extend(rows.map(|row| Change::Delete(Table::Index, row)));
@@ -287,7 +288,7 @@ fn drop_forced_records(tables: &impl Tables, expired: u64, now: u64, changes: &m
     }
     let mut needed = u64::MAX;
     tables.scan(Table::Live, &[], &mut |key, value| {
-        let number = encoding::decode_head::<u64>(value).map_err(Error::unreadable(Table::Live, key))?;
+        let number = format::number_of_live_row(value).map_err(Error::unreadable(Table::Live, key))?;
         if number > 0 {
             needed = needed.min(number);
         }

@@ -25,7 +25,7 @@ use self::{
     unfinished::Unfinished,
 };
 use crate::{
-    engine::{Refusal, Refused, Told},
+    engine::{HorizonHeldBy, Refusal, Refused, Told},
     journal::{Entry, Stats},
     transaction::{BranchState, Transaction},
     transport::{Attempt, Message},
@@ -35,6 +35,16 @@ use crate::{
 pub const MOST_PARTICIPANTS: usize = 100;
 
 const METADATA: Metadata<'static> = Metadata::new("unanimous", Level::INFO, None);
+
+/// What is counted nowhere else, as the engine has it when it is asked.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) undecided: usize,
+    pub(crate) live: usize,
+    pub(crate) disk_full: bool,
+    pub(crate) horizon_held_by: Option<HorizonHeldBy>,
+    pub(crate) suspects: usize,
+}
 
 /// Counters by route.
 type Routes = Vec<(Box<str>, Counter)>;
@@ -163,13 +173,16 @@ impl Metrics {
     /// What came of it.
     pub(crate) fn called(&self, message: &Message, attempt: &Attempt) {
         let (result, answered) = match attempt {
-            Attempt::Prepare(PrepareAnswer::Refused { .. }) => ("refused", true),
-            Attempt::Prepare(PrepareAnswer::Vote(_)) | Attempt::Commit(_) | Attempt::Abort(_) => ("answered", true),
+            Attempt::Prepare(PrepareAnswer::Refused { .. }, _) => ("refused", true),
+            Attempt::Prepare(PrepareAnswer::Vote(_), _) | Attempt::Commit(..) | Attempt::Abort(..) => {
+                ("answered", true)
+            }
+            Attempt::OtherStore { .. } => ("other_store", false),
             Attempt::NoAnswer(_) => ("no_answer", false),
             Attempt::Unreachable(_) => ("unreachable", false),
             Attempt::Silence(_) => ("silence", false),
             Attempt::NotTaken => ("not_taken", false),
-            Attempt::Stale(_) => ("stale_epoch", false),
+            Attempt::Stale(..) => ("stale_epoch", false),
         };
         let call = name::of_call(message.call);
         match self.calls.get(&[call, result]) {
@@ -202,6 +215,7 @@ impl Metrics {
             Ok((Outcome::Abort, true)) => "presumed_abort",
             Ok((Outcome::Pending, _)) => "pending",
             Err(Refused { why: Refusal::NotMyLog, .. }) => "not_my_log",
+            Err(Refused { why: Refusal::Forgotten, .. }) => "forgotten",
             Err(Refused { why: Refusal::NotLive, .. }) => "unknown",
             Err(_) => "refused",
         };
@@ -251,19 +265,23 @@ impl Metrics {
         self.commit_call.record(took);
     }
 
-    /// All of it, as text. `undecided` and `live` are the engine's counts.
-    pub(crate) fn render(&self, now: UnixMillis, undecided: usize, live: usize, disk_full: bool) -> String {
+    /// All of it, as text.
+    pub(crate) fn render(&self, now: UnixMillis, seen: &Seen) -> String {
+        let Seen { undecided, live, disk_full, horizon_held_by, suspects } = seen;
         let (in_doubt, oldest) = {
             let unfinished = lock(&self.unfinished);
             (unfinished.in_doubt(), unfinished.oldest())
         };
         let age = oldest.map_or(0, |begun| now.0.saturating_sub(begun.0));
-        self.gauge(name::UNDECIDED, &[], count(undecided as u64));
-        self.gauge(name::UNFINISHED, &[], count(live as u64));
+        self.gauge(name::UNDECIDED, &[], count(*undecided as u64));
+        self.gauge(name::UNFINISHED, &[], count(*live as u64));
+        self.gauge(name::SUSPECTS, &[], count(*suspects as u64));
         self.gauge(name::IN_DOUBT, &[], count(in_doubt as u64));
-        self.gauge(name::DISK_FULL, &[], f64::from(u8::from(disk_full)));
+        self.gauge(name::DISK_FULL, &[], f64::from(u8::from(*disk_full)));
         self.gauge(name::OLDEST, &[], Duration::from_millis(age).as_secs_f64());
-        self.rendered.render()
+        let mut text = self.rendered.render();
+        text.push_str(&name::horizon_held_by(now, horizon_held_by.as_ref()));
+        text
     }
 
     /// Sums up what the histograms were given: without it that would be kept until somebody reads it. Every few seconds.

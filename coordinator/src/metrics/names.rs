@@ -5,7 +5,12 @@
 use metrics::{KeyName, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
-use crate::transaction::{Call, ReasonCode};
+use unanimous_sdk::protocol::UnixMillis;
+
+use crate::{
+    engine::HorizonHeldBy,
+    transaction::{Call, ReasonCode},
+};
 
 /// Labels with their values.
 pub(super) type Labels<'a> = &'a [(&'static str, &'a str)];
@@ -23,6 +28,8 @@ pub(super) const IN_DOUBT: &str = "unanimous_transactions_in_doubt";
 pub(super) const OLDEST: &str = "unanimous_oldest_unfinished_age_seconds";
 pub(super) const DISK_FULL: &str = "unanimous_disk_full";
 pub(super) const CLOCK: &str = "unanimous_clock_implausible";
+pub(super) const SUSPECTS: &str = "unanimous_participants_suspect";
+pub(super) const HORIZON_HELD: &str = "unanimous_horizon_held_seconds";
 pub(super) const RECOVERY: &str = "unanimous_recovery_seconds";
 pub(super) const BUILD_INFO: &str = "unanimous_build_info";
 pub(super) const PREPARE: &str = "unanimous_prepare_seconds";
@@ -40,7 +47,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
     (
         CALLS,
-        "Calls to participants, by call and by what came of it: answered; refused (a vote to abort); no_answer (an answer that doesn't count, or a connection dropped in the middle); unreachable (no connection); silence (nothing in time); stale_epoch (another coordinator has taken over).",
+        "Calls to participants, by call and by what came of it: answered; refused (a vote to abort); no_answer (an answer that doesn't count, or a connection dropped in the middle); unreachable (no connection); silence (nothing in time); stale_epoch (the participant knows a higher epoch); other_store (another store than that of the counted vote).",
     ),
     (
         RETRIES,
@@ -48,7 +55,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
     (
         INQUIRIES,
-        "Questions of participants in doubt, by answer; not_my_log: a data folder was replaced, or an older one put back.",
+        "Questions of participants in doubt, by answer; not_my_log: a data folder was replaced, or an older one put back; forgotten: a participant was put back from a backup that is older than what is retained.",
     ),
     (REQUESTS, "HTTP requests answered since the log was loaded, by method, route and class of status."),
 ];
@@ -66,6 +73,11 @@ const GAUGES: &[(&str, Option<Unit>, &str)] = &[
         "Transactions of which a branch is prepared, as the coordinator knows, and has not acknowledged a decision: its participant holds locks.",
     ),
     (OLDEST, Some(Unit::Seconds), "The age of the oldest transaction that has not finished; 0 if there is none."),
+    (
+        SUSPECTS,
+        None,
+        "Participants that answered unknown-branch to 10 commits in a row: further commits to them are held. Look at the log line for the cause.",
+    ),
     (DISK_FULL, None, "1 while the disk counts as full and nothing new is begun or enlisted, else 0."),
     (
         CLOCK,
@@ -138,15 +150,28 @@ pub(super) fn each_known(mut each: impl FnMut(&'static str, &[(&'static str, &'s
         each(HEURISTIC, &[("outcome", outcome)]);
     }
     for call in [Call::Prepare, Call::Commit, Call::Abort] {
-        for result in ["answered", "no_answer", "unreachable", "silence", "not_taken", "stale_epoch"] {
+        for result in ["answered", "no_answer", "unreachable", "silence", "not_taken", "stale_epoch", "other_store"] {
             each(CALLS, &[("call", of_call(call)), ("result", result)]);
         }
     }
     each(CALLS, &[("call", of_call(Call::Prepare)), ("result", "refused")]);
     each(RETRIES, &[("participant", OTHER)]);
-    for answer in ["commit", "abort", "presumed_abort", "pending", "not_my_log", "unknown", "refused"] {
+    for answer in ["commit", "abort", "presumed_abort", "pending", "not_my_log", "forgotten", "unknown", "refused"] {
         each(INQUIRIES, &[("answer", answer)]);
     }
+}
+
+/// The metric that says which participant keeps the horizon where it is, as text. It is written here, as a label of the
+/// recorder would stay for ever.
+pub(super) fn horizon_held_by(now: UnixMillis, held_by: Option<&HorizonHeldBy>) -> String {
+    let Some(HorizonHeldBy { participant, since, .. }) = held_by else { return String::new() };
+    let seconds = now.since(*since).as_secs_f64();
+    // A URL has neither quotes nor line ends; a text that was kept by another version might.
+    let url = participant.as_str().replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    format!(
+        "# HELP {HORIZON_HELD} For how long the horizon has been held by a participant that has not acknowledged the oldest decision.\n\
+         # TYPE {HORIZON_HELD} gauge\n{HORIZON_HELD}{{participant=\"{url}\"}} {seconds}\n"
+    )
 }
 
 pub(super) const fn of_call(call: Call) -> &'static str {

@@ -6,7 +6,8 @@ use super::*;
 use crate::transaction::{Command, Event, Log, Lsn, Step};
 
 fn scrape(metrics: &Metrics) -> Vec<String> {
-    metrics.render(UnixMillis(0), 0, 0, false).lines().map(str::to_owned).collect()
+    let seen = Seen { undecided: 0, live: 0, disk_full: false, horizon_held_by: None, suspects: 0 };
+    metrics.render(UnixMillis(0), &seen).lines().map(str::to_owned).collect()
 }
 
 fn value(metrics: &Metrics, sample: &str) -> f64 {
@@ -115,8 +116,8 @@ fn in_doubt_after(branches: &[&str], events: Vec<Event>) -> usize {
 
 #[test]
 fn a_transaction_is_in_doubt_while_a_prepared_branch_has_not_acknowledged() {
-    let vote = |at, vote| Event::PrepareAnswered(at, PrepareAnswer::Vote(vote));
-    let refused = Event::PrepareAnswered(1, PrepareAnswer::Refused { reason: None });
+    let vote = |at, vote| Event::PrepareAnswered(at, PrepareAnswer::Vote(vote), None);
+    let refused = Event::PrepareAnswered(1, PrepareAnswer::Refused { reason: None }, None);
     let committed = |at| Event::CommitAnswered(at, CommitAnswer::Committed);
     let aborted = |at| Event::AbortAnswered(at, AbortAnswer::Aborted);
     let prepared = |at| vote(at, Vote::Prepared);

@@ -55,7 +55,7 @@ impl Unfinished {
                 seen.begun = true;
                 self.transactions.insert(id, One { begun: transaction.created_at, ..One::default() });
             }
-            Record::Voted { branch, vote: Vote::Prepared } => self.change(id, |one| {
+            Record::Voted { branch, vote: Vote::Prepared, .. } => self.change(id, |one| {
                 one.prepared.push(*branch);
             }),
             Record::Decided(transaction) => self.change(id, |one| one.prepared = prepared(transaction)),
@@ -65,7 +65,11 @@ impl Unfinished {
                     one.prepared.retain(|prepared| prepared != branch);
                 });
             }
-            Record::Voted { vote: Vote::ReadOnly, .. } | Record::Enlisted(_) | Record::Keyed(_) => {}
+            Record::GaveUp { branch } => self.change(id, |one| one.prepared.retain(|prepared| prepared != branch)),
+            Record::Voted { vote: Vote::ReadOnly, .. }
+            | Record::Enlisted(_)
+            | Record::Keyed(_)
+            | Record::VotedLate { .. } => {}
         }
         seen
     }

@@ -20,4 +20,4 @@ mod tests;
 
 pub use record::{Inconsistent, Lsn, Record};
 pub use state::{Branch, BranchState, Decided, Heard, Key, KeyedCall, Payload, Reason, ReasonCode, State, Transaction};
-pub use step::{Barrier, Call, Command, Event, Log, NotAllowed, Phase, Step};
+pub use step::{Barrier, Call, Command, Event, Log, NotAllowed, Phase, Step, StoreVote};

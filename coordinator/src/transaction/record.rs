@@ -1,7 +1,6 @@
 //! What a transaction writes to the log, and how it is had back from there.
 
-use serde::{Deserialize, Serialize};
-use unanimous_sdk::protocol::Vote;
+use unanimous_sdk::protocol::{ParticipantId, Vote};
 
 use super::{Branch, BranchState, Key, Transaction};
 
@@ -12,7 +11,7 @@ pub struct Lsn(pub u64);
 
 /// One change of one transaction, as the log keeps it. Payloads are not in it: a transaction that is undecided at start
 /// is aborted, and one that is decided doesn't need them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Record {
     /// It was begun, whole.
     Begun(Transaction),
@@ -24,6 +23,8 @@ pub enum Record {
         branch: u32,
         /// What.
         vote: Vote,
+        /// The store that voted, if it has an id.
+        participant_id: Option<ParticipantId>,
     },
     /// It was decided: the transaction, whole, so that this one record is enough to carry the decision through.
     Decided(Transaction),
@@ -38,6 +39,16 @@ pub enum Record {
     },
     /// A call about it came with a key.
     Keyed(Key),
+    /// A branch voted when the decision had been made.
+    VotedLate {
+        /// Its place.
+        branch: u32,
+    },
+    /// The abort of a branch is not delivered any more.
+    GaveUp {
+        /// Its place.
+        branch: u32,
+    },
 }
 
 impl Record {
@@ -50,9 +61,13 @@ impl Record {
                 !transaction.keys.is_empty()
                     || transaction.decided.as_ref().is_some_and(|decided| decided.sequence.is_some())
             }
-            Self::Begun(_) | Self::Enlisted(_) | Self::Voted { .. } | Self::Acknowledged { .. } | Self::Keyed(_) => {
-                false
-            }
+            Self::Begun(_)
+            | Self::Enlisted(_)
+            | Self::Voted { .. }
+            | Self::Acknowledged { .. }
+            | Self::Keyed(_)
+            | Self::VotedLate { .. }
+            | Self::GaveUp { .. } => false,
         }
     }
 }
@@ -68,8 +83,8 @@ impl Transaction {
         match record {
             Record::Begun(_) => return Err(Inconsistent("a transaction was begun twice")),
             Record::Enlisted(branch) => self.branches.push(branch.clone()),
-            Record::Voted { branch, vote } => {
-                self.at(*branch)?.take(*vote);
+            Record::Voted { branch, vote, participant_id } => {
+                self.at(*branch)?.take(*vote, *participant_id);
             }
             Record::Keyed(key) => self.keys.push(key.clone()),
             Record::Decided(whole) => {
@@ -80,13 +95,22 @@ impl Transaction {
             }
             Record::Acknowledged { branch, state, detail } => {
                 let branch = self.at(*branch)?;
-                if !branch.state.is_being_told() {
+                if !branch.state.is_being_told() && !branch.given_up {
                     return Err(Inconsistent("a branch acknowledged a decision it wasn't told"));
                 }
+                branch.given_up = false;
                 branch.state = *state;
                 if detail.is_some() {
                     branch.detail.clone_from(detail);
                 }
+            }
+            Record::VotedLate { branch } => self.at(*branch)?.voted_late = true,
+            Record::GaveUp { branch } => {
+                let branch = self.at(*branch)?;
+                if branch.state != BranchState::Aborting {
+                    return Err(Inconsistent("the abort of a branch was given up that was not being aborted"));
+                }
+                (branch.state, branch.given_up) = (BranchState::Aborted, true);
             }
         }
         self.records += 1;

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use unanimous_sdk::protocol::{BranchName, Decision, ParticipantUrl, UnixMillis, Vote};
+use unanimous_sdk::protocol::{BranchName, Decision, ParticipantId, ParticipantUrl, UnixMillis, Vote};
 
 /// The state of a transaction, as PROTOCOL §2 names them:
 ///
@@ -58,7 +58,7 @@ impl State {
 ///      │             ├──► ReadOnly | Refused
 ///      └─────────────┴──► Aborting
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs)]
 pub enum BranchState {
@@ -101,7 +101,7 @@ pub enum Heard {
 }
 
 /// Why a transaction was aborted.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[allow(missing_docs)]
 pub struct Reason {
     pub code: ReasonCode,
@@ -109,7 +109,7 @@ pub struct Reason {
     pub branch: Option<BranchName>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs)]
 pub enum ReasonCode {
@@ -130,7 +130,7 @@ pub enum ReasonCode {
 }
 
 /// A decision.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Decided {
     /// Commit or abort.
     pub decision: Decision,
@@ -141,15 +141,16 @@ pub struct Decided {
     /// When.
     pub at: UnixMillis,
     /// Where it stands in this process's log: what must be durable before anybody outside may learn it.
-    #[serde(skip)]
     pub lsn: super::Lsn,
     /// The state it was decided in: what is shown as long as the decision isn't durable.
-    #[serde(skip, default = "preparing")]
     pub before: State,
 }
 
-fn preparing() -> State {
-    State::Preparing
+impl Decided {
+    /// Returns a decision that was read from the log: durable, and made by an earlier process.
+    pub(crate) fn kept(decision: Decision, sequence: Option<u64>, reason: Option<Reason>, at: UnixMillis) -> Self {
+        Self { decision, sequence, reason, at, lsn: super::Lsn::default(), before: State::Preparing }
+    }
 }
 
 /// The work of a branch, as it was given. Equal when the digests are: those of the canonical JSON text.
@@ -162,7 +163,7 @@ pub struct Payload {
 }
 
 /// A call that came with an Idempotency-Key: a repeat is answered as the first was.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     /// The key, as it was given.
     pub text: Arc<str>,
@@ -173,7 +174,7 @@ pub struct Key {
 }
 
 /// What a key came with.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum KeyedCall {
     Begin,
@@ -203,7 +204,7 @@ impl KeyedCall {
 }
 
 /// One participant's share of a transaction.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Branch {
     /// Its name in the transaction.
     pub name: BranchName,
@@ -215,26 +216,29 @@ pub struct Branch {
     pub state: BranchState,
     /// Its counted vote to commit.
     pub vote: Option<Vote>,
+    /// The store whose vote was counted, if it has an id. Only that store may end the branch.
+    pub participant_id: Option<ParticipantId>,
+    /// A vote came when the decision had been made: its participant may be in doubt.
+    pub voted_late: bool,
+    /// Its abort was given up: it counts as aborted, and nobody has heard how it ended.
+    pub given_up: bool,
     /// What its participant said of a refusal or a heuristic end.
     pub detail: Option<String>,
     /// How many calls its last phase took. Whoever makes the calls fills it in when the transaction has finished; until
     /// then it is 0, and no part of what decides.
     pub attempts: u32,
     /// The work itself, until the vote: neither memory nor log keep it longer.
-    #[serde(skip)]
     pub payload: Option<Arc<RawValue>>,
     /// What was last heard of it in phase one; lost with the process, as the transaction then is decided.
-    #[serde(skip)]
     pub heard: Option<Heard>,
 }
 
 // Payloads are compared by their digests, so that a branch is equal to itself after its payload has gone.
 impl PartialEq for Branch {
     fn eq(&self, other: &Self) -> bool {
-        let key = |b: &Self| {
-            (b.name.clone(), b.participant.clone(), b.payload_digest, b.state, b.vote, b.detail.clone(), b.heard)
-        };
+        let key = |b: &Self| (b.payload_digest, b.state, b.vote, b.participant_id, b.voted_late, b.given_up, b.heard);
         key(self) == key(other)
+            && (&self.name, &self.participant, &self.detail) == (&other.name, &other.participant, &other.detail)
     }
 }
 
@@ -243,11 +247,20 @@ impl Eq for Branch {}
 impl std::hash::Hash for Branch {
     fn hash<H: std::hash::Hasher>(&self, to: &mut H) {
         (&self.name, &self.participant, self.payload_digest, self.state, self.vote, &self.detail, self.heard).hash(to);
+        (self.participant_id, self.voted_late, self.given_up).hash(to);
+    }
+}
+
+impl Branch {
+    /// Returns whether this store is another one than that whose vote was counted. A counted vote without an id can be
+    /// anybody's.
+    pub fn is_other_store(&self, asker: Option<ParticipantId>) -> bool {
+        self.participant_id.is_some_and(|counted| asker != Some(counted))
     }
 }
 
 /// A transaction. Its behaviour is [`step`](Transaction::step).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Transaction {
     /// Where it stands.
     pub state: State,
@@ -280,6 +293,11 @@ impl Transaction {
     /// kept until an operator removes it.
     pub fn is_left_to_an_operator(&self) -> bool {
         self.branches.iter().any(|branch| branch.state == BranchState::HeuristicUnknown)
+    }
+
+    /// Returns whether it outlives retention: how a branch of it ended is not known, so its participant may still ask.
+    pub fn is_kept_beyond_retention(&self) -> bool {
+        self.is_left_to_an_operator() || self.branches.iter().any(|branch| branch.given_up)
     }
 
     /// The key of the call that began it.

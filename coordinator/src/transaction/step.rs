@@ -6,7 +6,8 @@
 use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
 
 use unanimous_sdk::protocol::{
-    AbortAnswer, BranchName, CommitAnswer, Decision, ParticipantUrl, PrepareAnswer, UnixMillis, Vote,
+    AbortAnswer, AcknowledgedState, BranchName, CommitAnswer, Decision, ParticipantId, ParticipantUrl, PrepareAnswer,
+    UnixMillis, Vote,
 };
 
 use super::{Branch, BranchState, Decided, Heard, Key, Lsn, Payload, Reason, ReasonCode, Record, State, Transaction};
@@ -26,7 +27,7 @@ pub enum Event {
         /// The work to be done at prepare.
         payload: Option<Payload>,
         /// A vote that comes with it.
-        vote: Option<Vote>,
+        vote: Option<StoreVote>,
         /// The most branches a transaction may have.
         most: usize,
     },
@@ -34,8 +35,8 @@ pub enum Event {
     Vote {
         /// Whose.
         branch: BranchName,
-        /// What.
-        vote: Vote,
+        /// What, and of which store.
+        vote: StoreVote,
     },
     /// The initiator asks for the commit.
     Commit,
@@ -45,14 +46,47 @@ pub enum Event {
     DeadlinePassed,
     /// The coordinator was restarted.
     Restarted,
-    /// A participant answered prepare.
-    PrepareAnswered(usize, PrepareAnswer),
+    /// A participant answered prepare, and named its store if that has an id.
+    PrepareAnswered(usize, PrepareAnswer, Option<ParticipantId>),
     /// A call of phase one wasn't answered.
     NotAnswered(usize, Heard),
     /// A participant answered commit.
     CommitAnswered(usize, CommitAnswer),
     /// A participant answered abort.
     AbortAnswered(usize, AbortAnswer),
+    /// A vote that came unasked was too late. (One that was asked for is a [`Event::PrepareAnswered`].)
+    VotedLate(usize),
+    /// The abort of a branch was not acknowledged for so long that its delivery is to end.
+    GiveUp {
+        /// Its place.
+        branch: usize,
+        /// Whether other stores than the one that voted answer at its URL.
+        other_store: bool,
+    },
+    /// A participant says unasked that it has obeyed.
+    Acknowledged {
+        /// Its branch.
+        branch: BranchName,
+        /// How the branch ended.
+        state: AcknowledgedState,
+        /// The store, if it has an id.
+        participant_id: Option<ParticipantId>,
+    },
+}
+
+/// A vote to commit, and the store that gave it, if that has an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub struct StoreVote {
+    pub vote: Vote,
+    pub participant_id: Option<ParticipantId>,
+}
+
+impl From<Vote> for StoreVote {
+    /// Returns the vote of a store without an id.
+    fn from(vote: Vote) -> Self {
+        Self { vote, participant_id: None }
+    }
 }
 
 /// A call to a participant.
@@ -159,6 +193,8 @@ pub enum NotAllowed {
     Committed,
     /// The decision is abort.
     Aborted,
+    /// There is no decision yet that could be acknowledged.
+    NotDecided,
     /// An answer to a call that was never made.
     Misplaced,
 }
@@ -228,6 +264,7 @@ impl Transaction {
                 self.enlist(name, participant, payload, vote, most, log)
             }
             Event::Vote { branch, vote } => self.vote(&branch, vote, log),
+            Event::VotedLate(at) => self.voted_late(at, log),
             Event::Commit => self.commit(log),
             Event::Abort(reason) => match self.state {
                 State::Active | State::Preparing => Ok(self.decide(Decision::Abort, Some(reason), log)),
@@ -242,7 +279,11 @@ impl Transaction {
                 State::Committing | State::Committed | State::Aborting | State::Aborted => Ok(Step::Unchanged),
             },
             Event::Restarted => Ok(self.restarted(log)),
-            Event::PrepareAnswered(at, answer) => self.prepare_answered(at, answer, log),
+            Event::PrepareAnswered(at, answer, store) => self.prepare_answered(at, answer, store, log),
+            Event::GiveUp { branch, other_store } => self.give_up(branch, other_store, log),
+            Event::Acknowledged { branch, state, participant_id } => {
+                self.acknowledged_unasked(&branch, state, participant_id, log)
+            }
             Event::NotAnswered(at, heard) => self.not_answered(at, heard),
             Event::CommitAnswered(at, answer) => {
                 let (end, detail) = match answer {
@@ -274,7 +315,7 @@ impl Transaction {
         name: Option<BranchName>,
         participant: ParticipantUrl,
         payload: Option<Payload>,
-        vote: Option<Vote>,
+        vote: Option<StoreVote>,
         most: usize,
         log: &mut Log,
     ) -> Result<Step, NotAllowed> {
@@ -309,10 +350,13 @@ impl Transaction {
         Ok(Step::Changed(commands))
     }
 
-    fn vote(&mut self, name: &BranchName, vote: Vote, log: &mut Log) -> Result<Step, NotAllowed> {
+    fn vote(&mut self, name: &BranchName, vote: StoreVote, log: &mut Log) -> Result<Step, NotAllowed> {
         let (at, branch) = self.branch(name).ok_or_else(|| NotAllowed::UnknownBranch(name.clone()))?;
         match branch.vote {
-            Some(counted) if counted == vote => return Ok(Step::Unchanged),
+            // Another store must not hear that its vote counts.
+            Some(counted) if counted == vote.vote && !branch.is_other_store(vote.participant_id) => {
+                return Ok(Step::Unchanged);
+            }
             Some(_) => return Err(NotAllowed::BranchConflict(name.clone())),
             None => {}
         }
@@ -364,12 +408,18 @@ impl Transaction {
         Step::Changed(commands)
     }
 
-    fn prepare_answered(&mut self, at: usize, answer: PrepareAnswer, log: &mut Log) -> Result<Step, NotAllowed> {
+    fn prepare_answered(
+        &mut self,
+        at: usize,
+        answer: PrepareAnswer,
+        participant_id: Option<ParticipantId>,
+        log: &mut Log,
+    ) -> Result<Step, NotAllowed> {
         let branch = self.branches.get(at).ok_or(NotAllowed::Misplaced)?;
         match (self.state, branch.vote) {
             (State::Active, _) => Err(NotAllowed::Misplaced),
             (State::Preparing, None) => match answer {
-                PrepareAnswer::Vote(vote) => Ok(self.voted(at, vote, log)),
+                PrepareAnswer::Vote(vote) => Ok(self.voted(at, StoreVote { vote, participant_id }, log)),
                 PrepareAnswer::Refused { reason } => {
                     let name = branch.name.clone();
                     let reason = Reason { code: ReasonCode::Refused, detail: cut(reason), branch: Some(name) };
@@ -380,9 +430,64 @@ impl Transaction {
                 }
             },
             // The first vote stands; after the decision an answer is too late.
-            (State::Preparing, Some(_))
-            | (State::Committing | State::Committed | State::Aborting | State::Aborted, _) => Ok(Step::Unchanged),
+            (State::Preparing, Some(_)) => Ok(Step::Unchanged),
+            (State::Committing | State::Committed | State::Aborting | State::Aborted, _) => match answer {
+                PrepareAnswer::Vote(_) => self.voted_late(at, log),
+                PrepareAnswer::Refused { .. } => Ok(Step::Unchanged),
+            },
         }
+    }
+
+    /// Keeps that a branch has voted after all: then it may be in doubt, and its abort is delivered for as long as it takes.
+    fn voted_late(&mut self, at: usize, log: &mut Log) -> Result<Step, NotAllowed> {
+        let branch = self.branches.get(at).ok_or(NotAllowed::Misplaced)?;
+        if branch.state != BranchState::Aborting || branch.vote.is_some() || branch.voted_late {
+            return Ok(Step::Unchanged);
+        }
+        let mut commands = vec![];
+        self.record(Record::VotedLate { branch: place(at) }, log, &mut commands);
+        Ok(Step::Changed(commands))
+    }
+
+    /// Ends the delivery of an abort. A branch that voted is given up only if its own store is not there any more: such a
+    /// branch can never commit, and if it is prepared somewhere, it asks and is told abort.
+    fn give_up(&mut self, at: usize, other_store: bool, log: &mut Log) -> Result<Step, NotAllowed> {
+        let branch = self.branches.get(at).ok_or(NotAllowed::Misplaced)?;
+        let voted = branch.vote.is_some() || branch.voted_late;
+        if branch.state != BranchState::Aborting || (voted && !other_store) {
+            return Ok(Step::Unchanged);
+        }
+        let mut commands = vec![];
+        self.record(Record::GaveUp { branch: place(at) }, log, &mut commands);
+        self.finish_if_done(log, &mut commands);
+        Ok(Step::Changed(commands))
+    }
+
+    fn acknowledged_unasked(
+        &mut self,
+        name: &BranchName,
+        state: AcknowledgedState,
+        participant_id: Option<ParticipantId>,
+        log: &mut Log,
+    ) -> Result<Step, NotAllowed> {
+        let (at, branch) = self.branch(name).ok_or_else(|| NotAllowed::UnknownBranch(name.clone()))?;
+        if branch.is_other_store(participant_id) {
+            return Err(NotAllowed::BranchConflict(name.clone()));
+        }
+        let decided = self.decided.as_ref().ok_or(NotAllowed::NotDecided)?;
+        let end = match (decided.decision, state) {
+            (Decision::Commit, AcknowledgedState::Committed) => BranchState::Committed,
+            (Decision::Abort, AcknowledgedState::Aborted) => BranchState::Aborted,
+            (Decision::Commit | Decision::Abort, _) => return Err(NotAllowed::BranchConflict(name.clone())),
+        };
+        if !branch.state.is_being_told() && !branch.given_up {
+            return Ok(Step::Unchanged);
+        }
+        let mut commands = vec![];
+        let record = Record::Acknowledged { branch: place(at), state: end, detail: None };
+        self.record(record, log, &mut commands);
+        self.finish_if_done(log, &mut commands);
+        Ok(Step::Changed(commands))
     }
 
     fn not_answered(&mut self, at: usize, heard: Heard) -> Result<Step, NotAllowed> {
@@ -406,6 +511,8 @@ impl Transaction {
         let branch = self.branches.get(at).ok_or(NotAllowed::Misplaced)?;
         match branch.state {
             state if state == told => {}
+            // It was given up, and answers after all.
+            BranchState::Aborted if branch.given_up && told == BranchState::Aborting => {}
             BranchState::Enlisted | BranchState::Preparing | BranchState::Prepared => {
                 return Err(NotAllowed::Misplaced);
             }
@@ -426,11 +533,11 @@ impl Transaction {
     }
 
     /// Counts a vote in phase one, and decides if it was the last.
-    fn voted(&mut self, at: usize, vote: Vote, log: &mut Log) -> Step {
+    fn voted(&mut self, at: usize, vote: StoreVote, log: &mut Log) -> Step {
         let last = self.branches.iter().enumerate().all(|(i, branch)| i == at || branch.vote.is_some());
         if last {
             // The decision's record holds this vote, too.
-            self.branches[at].take(vote);
+            self.branches[at].take(vote.vote, vote.participant_id);
             return self.decide(Decision::Commit, None, log);
         }
         let mut commands = vec![];
@@ -439,8 +546,14 @@ impl Transaction {
     }
 
     /// Logs a vote.
-    fn count(&mut self, at: usize, vote: Vote, log: &mut Log, commands: &mut Vec<Command>) {
-        self.record(Record::Voted { branch: place(at), vote }, log, commands);
+    fn count(
+        &mut self,
+        at: usize,
+        StoreVote { vote, participant_id }: StoreVote,
+        log: &mut Log,
+        commands: &mut Vec<Command>,
+    ) {
+        self.record(Record::Voted { branch: place(at), vote, participant_id }, log, commands);
     }
 
     fn all_voted(&self) -> bool {
@@ -554,6 +667,9 @@ impl Branch {
             payload_digest: payload.as_ref().map(|payload| payload.digest),
             state: BranchState::Enlisted,
             vote: None,
+            participant_id: None,
+            voted_late: false,
+            given_up: false,
             detail: None,
             attempts: 0,
             payload: payload.map(|payload| payload.text),
@@ -565,8 +681,9 @@ impl Branch {
         Self { payload: None, ..self.clone() }
     }
 
-    pub(super) fn take(&mut self, vote: Vote) {
+    pub(super) fn take(&mut self, vote: Vote, participant_id: Option<ParticipantId>) {
         self.vote = Some(vote);
+        self.participant_id = participant_id;
         self.state = match vote {
             Vote::Prepared => BranchState::Prepared,
             Vote::ReadOnly => BranchState::ReadOnly,

@@ -3,11 +3,13 @@
 
 use std::fmt::Write as _;
 
-use unanimous_sdk::protocol::{AbortAnswer, CommitAnswer, PrepareAnswer, UnixMillis, Vote};
+use unanimous_sdk::protocol::{
+    AbortAnswer, AcknowledgedState, CommitAnswer, ParticipantId, PrepareAnswer, UnixMillis, Vote,
+};
 
 use super::{
     Barrier, Branch, Call, Command, Event, Heard, Log, Lsn, NotAllowed, Reason, ReasonCode, Record, State, Step,
-    Transaction,
+    StoreVote, Transaction,
     tests::{begun, enlist, fed, log, name, reason, voted},
 };
 
@@ -26,13 +28,23 @@ fn states() -> Vec<(&'static str, Transaction)> {
             "preparing, a unreachable",
             fed(begun(&["a", "b"]), [Event::Commit, Event::NotAnswered(0, Heard::Unreachable)]),
         ),
-        ("preparing, a prepared", fed(begun(&["a", "b"]), [Event::Commit, Event::PrepareAnswered(0, prepared())])),
-        ("preparing, a read-only", fed(begun(&["a", "b"]), [Event::Commit, Event::PrepareAnswered(0, read_only())])),
+        (
+            "preparing, a prepared",
+            fed(begun(&["a", "b"]), [Event::Commit, Event::PrepareAnswered(0, prepared(), None)]),
+        ),
+        (
+            "preparing, a read-only",
+            fed(begun(&["a", "b"]), [Event::Commit, Event::PrepareAnswered(0, read_only(), None)]),
+        ),
         (
             "committing",
             fed(
                 begun(&["a", "b"]),
-                [Event::Commit, Event::PrepareAnswered(0, prepared()), Event::PrepareAnswered(1, prepared())],
+                [
+                    Event::Commit,
+                    Event::PrepareAnswered(0, prepared(), None),
+                    Event::PrepareAnswered(1, prepared(), None),
+                ],
             ),
         ),
         (
@@ -41,8 +53,8 @@ fn states() -> Vec<(&'static str, Transaction)> {
                 begun(&["a", "b"]),
                 [
                     Event::Commit,
-                    Event::PrepareAnswered(0, prepared()),
-                    Event::PrepareAnswered(1, prepared()),
+                    Event::PrepareAnswered(0, prepared(), None),
+                    Event::PrepareAnswered(1, prepared(), None),
                     Event::CommitAnswered(0, CommitAnswer::Committed),
                 ],
             ),
@@ -51,7 +63,11 @@ fn states() -> Vec<(&'static str, Transaction)> {
             "committing, a read-only",
             fed(
                 begun(&["a", "b"]),
-                [Event::Commit, Event::PrepareAnswered(0, read_only()), Event::PrepareAnswered(1, prepared())],
+                [
+                    Event::Commit,
+                    Event::PrepareAnswered(0, read_only(), None),
+                    Event::PrepareAnswered(1, prepared(), None),
+                ],
             ),
         ),
         (
@@ -60,8 +76,8 @@ fn states() -> Vec<(&'static str, Transaction)> {
                 begun(&["a", "b"]),
                 [
                     Event::Commit,
-                    Event::PrepareAnswered(0, prepared()),
-                    Event::PrepareAnswered(1, prepared()),
+                    Event::PrepareAnswered(0, prepared(), None),
+                    Event::PrepareAnswered(1, prepared(), None),
                     Event::CommitAnswered(0, CommitAnswer::Committed),
                     Event::CommitAnswered(1, CommitAnswer::Committed),
                 ],
@@ -72,7 +88,7 @@ fn states() -> Vec<(&'static str, Transaction)> {
             "aborting, a refused",
             fed(
                 begun(&["a", "b"]),
-                [Event::Commit, Event::PrepareAnswered(0, PrepareAnswer::Refused { reason: None })],
+                [Event::Commit, Event::PrepareAnswered(0, PrepareAnswer::Refused { reason: None }, None)],
             ),
         ),
         (
@@ -87,7 +103,30 @@ fn states() -> Vec<(&'static str, Transaction)> {
             ),
         ),
         ("aborting after a restart", restarted(begun(&["a", "b"]))),
+        (
+            "committing, a prepared by store 1",
+            fed(
+                begun(&["a", "b"]),
+                [
+                    Event::Commit,
+                    Event::PrepareAnswered(0, prepared(), Some(STORE)),
+                    Event::PrepareAnswered(1, prepared(), None),
+                ],
+            ),
+        ),
+        ("aborting, a voted late", fed(begun(&["a", "b"]), [Event::Abort(reason()), Event::VotedLate(0)])),
+        (
+            "aborting, a given up",
+            fed(begun(&["a", "b"]), [Event::Abort(reason()), Event::GiveUp { branch: 0, other_store: false }]),
+        ),
     ]
+}
+
+/// The store 1.
+const STORE: ParticipantId = ParticipantId::from_uuid(uuid::Uuid::from_u128(1));
+
+fn acknowledged(state: AcknowledgedState, participant_id: Option<ParticipantId>) -> Event {
+    Event::Acknowledged { branch: name("a"), state, participant_id }
 }
 
 fn events() -> Vec<(&'static str, Event)> {
@@ -110,10 +149,10 @@ fn events() -> Vec<(&'static str, Event)> {
         ("abort", Event::Abort(reason())),
         ("deadline", Event::DeadlinePassed),
         ("restart", Event::Restarted),
-        ("a: 200 prepared", Event::PrepareAnswered(0, PrepareAnswer::Vote(Vote::Prepared))),
-        ("a: 200 read-only", Event::PrepareAnswered(0, PrepareAnswer::Vote(Vote::ReadOnly))),
-        ("b: 200 prepared", Event::PrepareAnswered(1, PrepareAnswer::Vote(Vote::Prepared))),
-        ("b: 409 abort", Event::PrepareAnswered(1, PrepareAnswer::Refused { reason: Some("no".into()) })),
+        ("a: 200 prepared", Event::PrepareAnswered(0, PrepareAnswer::Vote(Vote::Prepared), None)),
+        ("a: 200 read-only", Event::PrepareAnswered(0, PrepareAnswer::Vote(Vote::ReadOnly), None)),
+        ("b: 200 prepared", Event::PrepareAnswered(1, PrepareAnswer::Vote(Vote::Prepared), None)),
+        ("b: 409 abort", Event::PrepareAnswered(1, PrepareAnswer::Refused { reason: Some("no".into()) }, None)),
         ("a: unreachable", Event::NotAnswered(0, Heard::Unreachable)),
         ("a: no answer", Event::NotAnswered(0, Heard::Error)),
         ("a: 200 committed", Event::CommitAnswered(0, CommitAnswer::Committed)),
@@ -123,6 +162,16 @@ fn events() -> Vec<(&'static str, Event)> {
         ("a: 200 aborted", Event::AbortAnswered(0, AbortAnswer::Aborted)),
         ("b: 200 aborted", Event::AbortAnswered(1, AbortAnswer::Aborted)),
         ("b: heuristic commit", Event::AbortAnswered(1, AbortAnswer::HeuristicCommit { detail: None })),
+        ("a: vote too late", Event::VotedLate(0)),
+        ("a: give up", Event::GiveUp { branch: 0, other_store: false }),
+        ("a: give up, other store", Event::GiveUp { branch: 0, other_store: true }),
+        ("a has committed", acknowledged(AcknowledgedState::Committed, None)),
+        ("a has aborted", acknowledged(AcknowledgedState::Aborted, None)),
+        ("a has committed at 1", acknowledged(AcknowledgedState::Committed, Some(STORE))),
+        ("vote a prepared, store 1", {
+            let vote = StoreVote { vote: Vote::Prepared, participant_id: Some(STORE) };
+            Event::Vote { branch: name("a"), vote }
+        }),
         ("z: 200 aborted", Event::AbortAnswered(25, AbortAnswer::Aborted)),
     ]
 }
@@ -143,9 +192,14 @@ fn command(transaction: &Transaction, command: &Command) -> String {
             let what = match record {
                 Record::Begun(_) => "begun".to_owned(),
                 Record::Enlisted(branch) => format!("enlisted {}", branch.name),
-                Record::Voted { branch, vote } => {
-                    format!("voted {}: {vote:?}", transaction.branches[*branch as usize].name)
+                Record::Voted { branch, vote, participant_id } => {
+                    let store = participant_id.map_or("", |_| ", of store 1");
+                    format!("voted {}: {vote:?}{store}", transaction.branches[*branch as usize].name)
                 }
+                Record::VotedLate { branch } => {
+                    format!("voted late {}", transaction.branches[*branch as usize].name)
+                }
+                Record::GaveUp { branch } => format!("gave up {}", transaction.branches[*branch as usize].name),
                 Record::Decided(whole) => {
                     let decided = whole.decided.as_ref().unwrap();
                     let sequence = decided.sequence.map_or("no sequence".to_owned(), |n| format!("sequence {n}"));
@@ -215,6 +269,7 @@ fn every_state_and_every_event() {
                         NotAllowed::TooManyBranches => "too many branches",
                         NotAllowed::Committed => "committed",
                         NotAllowed::Aborted => "aborted",
+                        NotAllowed::NotDecided => "not decided",
                         NotAllowed::Misplaced => "misplaced",
                     };
                     format!("✗ {why}")
@@ -231,6 +286,6 @@ fn every_state_and_every_event() {
         }
         table.push('\n');
     }
-    let _ = (log(), name("a"));
+    let _ = log();
     insta::assert_snapshot!(table);
 }

@@ -33,11 +33,12 @@ pub(super) fn reason() -> Reason {
 }
 
 pub(super) fn enlist(branch: &str, vote: Option<Vote>) -> Event {
+    let vote = vote.map(Into::into);
     Event::Enlist { name: Some(name(branch)), participant: url(branch), payload: None, vote, most: 256 }
 }
 
 pub(super) fn voted(branch: &str, vote: Vote) -> Event {
-    Event::Vote { branch: name(branch), vote }
+    Event::Vote { branch: name(branch), vote: vote.into() }
 }
 
 pub(super) fn begun(branches: &[&str]) -> Transaction {
@@ -76,10 +77,10 @@ fn commit_is_decided_only_when_every_branch_has_voted() {
     let mut transaction = begun(&["a", "b", "c"]);
     let sent = step(&mut transaction, Event::Commit);
     assert_eq!(calls(&sent), [(0, Call::Prepare), (1, Call::Prepare), (2, Call::Prepare)]);
-    step(&mut transaction, Event::PrepareAnswered(2, PREPARED));
-    step(&mut transaction, Event::PrepareAnswered(0, PREPARED));
+    step(&mut transaction, Event::PrepareAnswered(2, PREPARED, None));
+    step(&mut transaction, Event::PrepareAnswered(0, PREPARED, None));
     assert_eq!((transaction.state, transaction.decided.is_none()), (State::Preparing, true));
-    let sent = step(&mut transaction, Event::PrepareAnswered(1, PREPARED));
+    let sent = step(&mut transaction, Event::PrepareAnswered(1, PREPARED, None));
     assert_eq!(calls(&sent), [(0, Call::Commit), (1, Call::Commit), (2, Call::Commit)]);
     assert_eq!(transaction.decided.unwrap().decision, Decision::Commit);
 }
@@ -87,7 +88,7 @@ fn commit_is_decided_only_when_every_branch_has_voted() {
 #[test]
 fn a_decision_is_sent_and_told_only_when_its_record_is_durable() {
     for events in [
-        vec![Event::Commit, Event::PrepareAnswered(0, PREPARED)],
+        vec![Event::Commit, Event::PrepareAnswered(0, PREPARED, None)],
         vec![Event::Abort(reason())],
         vec![Event::DeadlinePassed],
     ] {
@@ -113,9 +114,10 @@ fn a_decision_is_sent_and_told_only_when_its_record_is_durable() {
 fn one_refusal_aborts_all_but_those_that_refused_or_voted_read_only() {
     let mut transaction = begun(&["a", "b", "c", "d"]);
     step(&mut transaction, Event::Commit);
-    step(&mut transaction, Event::PrepareAnswered(0, PREPARED));
-    step(&mut transaction, Event::PrepareAnswered(1, PrepareAnswer::Vote(Vote::ReadOnly)));
-    let sent = step(&mut transaction, Event::PrepareAnswered(2, PrepareAnswer::Refused { reason: Some("no".into()) }));
+    step(&mut transaction, Event::PrepareAnswered(0, PREPARED, None));
+    step(&mut transaction, Event::PrepareAnswered(1, PrepareAnswer::Vote(Vote::ReadOnly), None));
+    let sent =
+        step(&mut transaction, Event::PrepareAnswered(2, PrepareAnswer::Refused { reason: Some("no".into()) }, None));
     assert_eq!(calls(&sent), [(0, Call::Abort), (3, Call::Abort)]);
     let reason = transaction.decided.unwrap().reason.unwrap();
     assert_eq!((reason.code, reason.branch), (ReasonCode::Refused, Some(name("c"))));
@@ -148,7 +150,7 @@ fn the_first_vote_stands() {
     let mut transaction = fed(begun(&["a", "b"]), [voted("a", Vote::Prepared), Event::Commit]);
     let conflict = transaction.step(voted("a", Vote::ReadOnly), &mut log());
     assert_eq!(conflict, Err(NotAllowed::BranchConflict(name("a"))));
-    let refusal = Event::PrepareAnswered(0, PrepareAnswer::Refused { reason: None });
+    let refusal = Event::PrepareAnswered(0, PrepareAnswer::Refused { reason: None }, None);
     assert_eq!(transaction.step(refusal, &mut log()), Ok(Step::Unchanged));
     assert_eq!(transaction.branches[0].vote, Some(Vote::Prepared));
 }
@@ -161,7 +163,7 @@ fn the_reason_at_the_deadline_is_what_was_last_heard_of_the_first_missing_branch
         (vec![Event::NotAnswered(1, Heard::Error), Event::NotAnswered(1, Heard::Unreachable)], ReasonCode::Unreachable),
         (vec![Event::NotAnswered(2, Heard::Error)], ReasonCode::Deadline),
     ] {
-        let mut transaction = fed(begun(&["a", "b", "c"]), [Event::Commit, Event::PrepareAnswered(0, PREPARED)]);
+        let mut transaction = fed(begun(&["a", "b", "c"]), [Event::Commit, Event::PrepareAnswered(0, PREPARED, None)]);
         transaction = fed(transaction, heard);
         step(&mut transaction, Event::DeadlinePassed);
         let reason = transaction.decided.unwrap().reason.unwrap();
@@ -178,10 +180,10 @@ fn of_a_long_text_of_a_participant_whole_characters_are_kept() {
     for (text, kept) in [("no".to_owned(), 2), ("x".repeat(2_000), 1_024), ("x".to_owned() + &"é".repeat(900), 1_023)]
     {
         let refused = PrepareAnswer::Refused { reason: Some(text.clone()) };
-        let transaction = fed(begun(&["a"]), [Event::Commit, Event::PrepareAnswered(0, refused)]);
+        let transaction = fed(begun(&["a"]), [Event::Commit, Event::PrepareAnswered(0, refused, None)]);
         assert_eq!(transaction.branches[0].detail.as_deref(), Some(&text[..kept]));
     }
-    let committed = [Event::Commit, Event::PrepareAnswered(0, PREPARED)];
+    let committed = [Event::Commit, Event::PrepareAnswered(0, PREPARED, None)];
     let end = Event::CommitAnswered(0, CommitAnswer::HeuristicAbort { detail: Some("by hand".to_owned()) });
     let transaction = fed(begun(&["a"]), committed.into_iter().chain([end]));
     assert_eq!(transaction.branches[0].detail.as_deref(), Some("by hand"));
@@ -210,7 +212,7 @@ fn payloads_leave_with_the_vote_and_are_never_in_a_record() {
     assert!(logged.branches.iter().all(|branch| branch.payload.is_none() && branch.payload_digest == Some(7)));
     step(&mut transaction, Event::Commit);
     assert!(transaction.branches[0].payload.is_some());
-    step(&mut transaction, Event::PrepareAnswered(0, PREPARED));
+    step(&mut transaction, Event::PrepareAnswered(0, PREPARED, None));
     assert!(transaction.branches[0].payload.is_none());
     assert!(transaction.branches[1].payload.is_some());
 
@@ -229,8 +231,8 @@ fn a_heuristic_end_is_final_and_is_shown() {
         begun(&["a", "b"]),
         [
             Event::Commit,
-            Event::PrepareAnswered(0, PREPARED),
-            Event::PrepareAnswered(1, PREPARED),
+            Event::PrepareAnswered(0, PREPARED, None),
+            Event::PrepareAnswered(1, PREPARED, None),
             Event::CommitAnswered(0, CommitAnswer::UnknownBranch),
         ],
     );
@@ -256,7 +258,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Abort(reason())),
         1 => Just(Event::DeadlinePassed),
         1 => Just(Event::Restarted),
-        8 => (at.clone(), answer).prop_map(|(at, answer)| Event::PrepareAnswered(at, answer)),
+        8 => (at.clone(), answer).prop_map(|(at, answer)| Event::PrepareAnswered(at, answer, None)),
         1 => at.clone().prop_map(|at| Event::NotAnswered(at, Heard::Error)),
         4 => at.clone().prop_map(|at| Event::CommitAnswered(at, CommitAnswer::Committed)),
         4 => at.prop_map(|at| Event::AbortAnswered(at, AbortAnswer::Aborted)),
@@ -354,7 +356,7 @@ fn branches_are_equal_if_nothing_that_decides_differs() {
 #[test]
 fn only_a_branch_of_which_nobody_knows_is_left_to_an_operator() {
     let ended = |answer| {
-        let prepared = (0..2).map(|at| Event::PrepareAnswered(at, PREPARED));
+        let prepared = (0..2).map(|at| Event::PrepareAnswered(at, PREPARED, None));
         let told = [Event::CommitAnswered(0, CommitAnswer::Committed), Event::CommitAnswered(1, answer)];
         fed(begun(&["a", "b"]), [Event::Commit].into_iter().chain(prepared).chain(told))
     };

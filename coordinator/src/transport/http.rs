@@ -7,8 +7,9 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use unanimous_sdk::protocol::{
-    AbortAnswer, BatchAnswers, BatchCall, BatchMessage, BatchRequest, BranchName, CommitAnswer, Coordinator,
-    CoordinatorRef, Epoch, MAX_ANSWER_BYTES, MAX_BATCH_ANSWER_BYTES, PrepareAnswer, TransactionId, UnixMillis,
+    AbortAnswer, AnswerOrigin, BatchAnswers, BatchCall, BatchMessage, BatchRequest, BranchName, CommitAnswer,
+    Coordinator, CoordinatorRef, Epoch, MAX_ANSWER_BYTES, MAX_BATCH_ANSWER_BYTES, ParticipantId, PrepareAnswer,
+    ProblemType, TransactionId, UnixMillis, WithOrigin,
 };
 
 use super::{
@@ -33,6 +34,8 @@ struct Single<'a> {
     coordinator: &'a Coordinator,
     transaction: TransactionId,
     branch: &'a BranchName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    participant_id: Option<ParticipantId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,6 +79,7 @@ impl Http {
             coordinator: &coordinator,
             transaction: message.transaction,
             branch: &message.branch,
+            participant_id: message.participant_id,
             payload: message.payload.as_deref(),
             deadline: prepare.then_some(message.deadline),
             remaining_ms: prepare.then_some(message.remaining_ms),
@@ -84,11 +88,9 @@ impl Http {
         match self.post(request, name(message.call), &body, traceparent, MAX_ANSWER_BYTES).await {
             Err(attempt) => (attempt, None),
             Ok(response) => {
-                let attempt = match self.stale(response.status, response.content_type.as_deref(), &response.body) {
-                    Some(epoch) => Attempt::Stale(epoch),
-                    None => read(message.call, response.status, response.content_type.as_deref(), &response.body),
-                };
-                (attempt, response.offer)
+                let Response { status, content_type, offer, body } = response;
+                let attempt = self.read(message, status, content_type.as_deref(), &body);
+                (attempt.unwrap_or_else(|OtherCall| other_call(message)), offer)
             }
         }
     }
@@ -103,8 +105,8 @@ impl Http {
             Err(attempt) => return (all(attempt), None),
         };
         let Response { status, content_type, offer, body } = response;
-        if let Some(epoch) = self.stale(status, content_type.as_deref(), &body) {
-            return (all(Attempt::Stale(epoch)), offer);
+        if let Some((epoch, origin)) = self.stale(status, content_type.as_deref(), &body) {
+            return (all(Attempt::Stale(epoch, origin.participant_id)), offer);
         }
         if let 404 | 405 | 415 | 501 = status {
             return (all(Attempt::NotTaken), Some(Offer::Refused));
@@ -113,10 +115,13 @@ impl Http {
             return (all(Attempt::NoAnswer(describe(status, content_type.as_deref(), &body))), offer);
         };
         let attempts = messages.iter().zip(answers).map(|(message, answer)| match answer {
-            Some(answer) => read(message.call, answer.status, JSON, answer.body.get().as_bytes()),
-            None => Attempt::NoAnswer("its answer in the batch isn't one: it needs a status and a body".to_owned()),
+            Some(answer) => self.read(message, answer.status, JSON, answer.body.get().as_bytes()),
+            None => Ok(Attempt::NoAnswer("its answer in the batch isn't one: it needs a status and a body".to_owned())),
         });
-        (attempts.collect(), offer)
+        match attempts.collect() {
+            Ok(attempts) => (attempts, offer),
+            Err(OtherCall) => (messages.iter().map(other_call).collect(), None),
+        }
     }
 
     async fn post(
@@ -133,11 +138,72 @@ impl Http {
         self.client.post(format!("{}/{name}", request.participant), text, traceparent, most).await
     }
 
-    /// The higher epoch of this very coordinator that a 412 names.
-    fn stale(&self, status: u16, content_type: Option<&str>, body: &[u8]) -> Option<Epoch> {
-        let stale = CoordinatorRef::of_stale_epoch(status, content_type, body)?;
-        (stale.id == self.coordinator.id && stale.epoch > self.coordinator.epoch).then_some(stale.epoch)
+    /// Returns what an answer says; one that doesn't count says nothing.
+    fn read(
+        &self,
+        message: &Message,
+        status: u16,
+        content_type: Option<&str>,
+        body: &[u8],
+    ) -> Result<Attempt, OtherCall> {
+        if let Some((epoch, origin)) = self.stale(status, content_type, body) {
+            check_call(message, &origin)?;
+            return Ok(Attempt::Stale(epoch, origin.participant_id));
+        }
+        if let Some(origin) = AnswerOrigin::of_problem(ProblemType::Misdirected, status, content_type, body) {
+            check_call(message, &origin)?;
+            return Ok(Attempt::OtherStore { participant_id: origin.participant_id });
+        }
+        let answer = match message.call {
+            Call::Prepare => {
+                let answer = PrepareAnswer::parse_with_origin(status, content_type, body);
+                from_origin(message, answer, Attempt::Prepare)
+            }
+            Call::Commit => {
+                let answer = CommitAnswer::parse_with_origin(status, content_type, body);
+                from_origin(message, answer, Attempt::Commit)
+            }
+            Call::Abort => {
+                let answer = AbortAnswer::parse_with_origin(status, content_type, body);
+                from_origin(message, answer, Attempt::Abort)
+            }
+        };
+        Ok(answer?.unwrap_or_else(|| Attempt::NoAnswer(describe(status, content_type, body))))
     }
+
+    /// Returns the higher epoch of this very coordinator that a 412 names, and who answered it to which call.
+    fn stale(&self, status: u16, content_type: Option<&str>, body: &[u8]) -> Option<(Epoch, AnswerOrigin)> {
+        let stale = CoordinatorRef::of_stale_epoch(status, content_type, body)?;
+        let origin = AnswerOrigin::of_problem(ProblemType::StaleEpoch, status, content_type, body)?;
+        (stale.id == self.coordinator.id && stale.epoch > self.coordinator.epoch).then_some((stale.epoch, origin))
+    }
+}
+
+/// An answer that names another call than the one it came to: it counts for neither.
+#[derive(Debug)]
+struct OtherCall;
+
+fn check_call(message: &Message, origin: &AnswerOrigin) -> Result<(), OtherCall> {
+    if origin.is_of(message.transaction, &message.branch) { Ok(()) } else { Err(OtherCall) }
+}
+
+/// Judges an answer by who gave it, and to which call.
+fn from_origin<A>(
+    message: &Message,
+    answer: Option<WithOrigin<A>>,
+    attempt: fn(A, Option<ParticipantId>) -> Attempt,
+) -> Result<Option<Attempt>, OtherCall> {
+    let Some(WithOrigin { answer, origin }) = answer else { return Ok(None) };
+    check_call(message, &origin)?;
+    let participant_id = origin.participant_id;
+    if message.participant_id.is_some() && participant_id != message.participant_id {
+        return Ok(Some(Attempt::OtherStore { participant_id }));
+    }
+    Ok(Some(attempt(answer, participant_id)))
+}
+
+fn other_call(message: &Message) -> Attempt {
+    Attempt::NoAnswer(format!("{} got the answer to another transaction or branch", name(message.call)))
 }
 
 fn in_batch(message: &Message) -> BatchMessage<'_> {
@@ -150,7 +216,7 @@ fn in_batch(message: &Message) -> BatchMessage<'_> {
         },
         transaction: message.transaction,
         branch: message.branch.clone(),
-        participant_id: None,
+        participant_id: message.participant_id,
         payload: message.payload.as_deref(),
         deadline: prepare.then_some(message.deadline),
         remaining_ms: prepare.then_some(message.remaining_ms),
@@ -164,16 +230,6 @@ fn name(call: Call) -> &'static str {
         Call::Commit => "commit",
         Call::Abort => "abort",
     }
-}
-
-/// What an answer says; one that doesn't count says nothing.
-fn read(call: Call, status: u16, content_type: Option<&str>, body: &[u8]) -> Attempt {
-    let answer = match call {
-        Call::Prepare => PrepareAnswer::parse(status, content_type, body).map(Attempt::Prepare),
-        Call::Commit => CommitAnswer::parse(status, content_type, body).map(Attempt::Commit),
-        Call::Abort => AbortAnswer::parse(status, content_type, body).map(Attempt::Abort),
-    };
-    answer.unwrap_or_else(|| Attempt::NoAnswer(describe(status, content_type, body)))
 }
 
 /// An answer that doesn't count, for people.

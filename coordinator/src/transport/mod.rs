@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 use unanimous_sdk::protocol::{
-    AbortAnswer, BranchName, CommitAnswer, Epoch, ParticipantUrl, PrepareAnswer, TransactionId, UnixMillis,
+    AbortAnswer, BranchName, CommitAnswer, Epoch, ParticipantId, ParticipantUrl, PrepareAnswer, TransactionId,
+    UnixMillis,
 };
 
 pub use self::{client::Error, http::Http};
@@ -25,6 +26,8 @@ pub struct Message {
     /// The branch's place in its transaction: comes back with the answer.
     pub at: usize,
     pub branch: BranchName,
+    /// The store whose vote was counted, if it has an id.
+    pub participant_id: Option<ParticipantId>,
     pub payload: Option<Arc<RawValue>>,
     pub deadline: UnixMillis,
     pub remaining_ms: u64,
@@ -51,12 +54,17 @@ pub struct Request {
 /// What came of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attempt {
-    /// An answer to prepare.
-    Prepare(PrepareAnswer),
-    /// An answer to commit.
-    Commit(CommitAnswer),
-    /// An answer to abort.
-    Abort(AbortAnswer),
+    /// An answer to prepare, and the store that gave it, if it says so.
+    Prepare(PrepareAnswer, Option<ParticipantId>),
+    /// An answer to commit, and the store that gave it, if it says so.
+    Commit(CommitAnswer, Option<ParticipantId>),
+    /// An answer to abort, and the store that gave it, if it says so.
+    Abort(AbortAnswer, Option<ParticipantId>),
+    /// Another store than that of the counted vote answers at this URL; its id, if it says so.
+    OtherStore {
+        /// Who answered.
+        participant_id: Option<ParticipantId>,
+    },
     /// No connection could be made.
     Unreachable(String),
     /// An answer that doesn't count, or a connection dropped in the middle.
@@ -65,8 +73,8 @@ pub enum Attempt {
     Silence(String),
     /// It was in a batch, and the participant takes none: nothing of it was carried out.
     NotTaken,
-    /// The participant knows this higher epoch of this coordinator.
-    Stale(Epoch),
+    /// The participant knows this higher epoch of this coordinator; its store, if it says so.
+    Stale(Epoch, Option<ParticipantId>),
 }
 
 /// What a participant says of batches.

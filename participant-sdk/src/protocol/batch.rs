@@ -9,9 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    AbortAnswer, BranchName, CommitAnswer, Coordinator, MAX_BATCH_ANSWER_BYTES, ParticipantId,
-    PrepareAnswer, TransactionId,
-    UnixMillis, messages::object,
+    AbortAnswer, BranchName, CommitAnswer, Coordinator, MAX_BATCH_ANSWER_BYTES, ParticipantId, PrepareAnswer,
+    TransactionId, UnixMillis, messages::object,
 };
 
 /// `POST B/batch`. Who sends it writes [`BatchMessage`]s; who receives it reads each from a [`RawValue`] of its own.

@@ -25,7 +25,8 @@ pub struct AnswerOrigin {
 impl AnswerOrigin {
     /// Returns whether the answer can be that of this call: it names no other one.
     pub fn is_of(&self, transaction: TransactionId, branch: &BranchName) -> bool {
-        self.transaction.is_none_or(|named| named == transaction) && self.branch.as_ref().is_none_or(|named| named == branch)
+        self.transaction.is_none_or(|named| named == transaction)
+            && self.branch.as_ref().is_none_or(|named| named == branch)
     }
 
     /// Returns the problem with these members.

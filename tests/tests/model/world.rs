@@ -434,7 +434,8 @@ impl State {
                 let present = self.coordinator.epoch;
                 if epoch == epoch_of(present) || taken == Taken::EpochOfVotes {
                     let coordinator = Arc::make_mut(&mut self.coordinator);
-                    let counted = coordinator.feed(Event::Vote { branch: branch_name(from), vote: Vote::Prepared });
+                    let counted =
+                        coordinator.feed(Event::Vote { branch: branch_name(from), vote: Vote::Prepared.into() });
                     self.old_vote |= counted && epoch != epoch_of(present);
                 } else {
                     self.send(Message::StaleEpoch { to: from, epoch: present });
@@ -450,9 +451,9 @@ impl State {
 
     fn answered(&mut self, from: usize, answer: Answer) {
         let event = match answer {
-            Answer::Prepared => Event::PrepareAnswered(from, PrepareAnswer::Vote(Vote::Prepared)),
-            Answer::ReadOnly => Event::PrepareAnswered(from, PrepareAnswer::Vote(Vote::ReadOnly)),
-            Answer::Refused => Event::PrepareAnswered(from, PrepareAnswer::Refused { reason: None }),
+            Answer::Prepared => Event::PrepareAnswered(from, PrepareAnswer::Vote(Vote::Prepared), None),
+            Answer::ReadOnly => Event::PrepareAnswered(from, PrepareAnswer::Vote(Vote::ReadOnly), None),
+            Answer::Refused => Event::PrepareAnswered(from, PrepareAnswer::Refused { reason: None }, None),
             Answer::Committed => Event::CommitAnswered(from, CommitAnswer::Committed),
             Answer::UnknownBranch => Event::CommitAnswered(from, CommitAnswer::UnknownBranch),
             Answer::HeuristicAbort => Event::CommitAnswered(from, CommitAnswer::HeuristicAbort { detail: None }),

@@ -173,16 +173,20 @@ impl Node {
 
 fn attempt(call: CallKind, answer: Result<Reply, Refusal>) -> Attempt {
     match (call, answer) {
-        (_, Err(Refusal::StaleEpoch { epoch, .. })) => Attempt::Stale(epoch),
-        (CallKind::Prepare, Ok(Reply::Voted(vote))) => Attempt::Prepare(PrepareAnswer::Vote(vote)),
-        (CallKind::Prepare, Ok(Reply::Refused(why))) => Attempt::Prepare(PrepareAnswer::Refused { reason: Some(why) }),
-        (CallKind::Commit, Ok(Reply::Committed)) => Attempt::Commit(CommitAnswer::Committed),
-        (CallKind::Commit, Err(Refusal::UnknownBranch)) => Attempt::Commit(CommitAnswer::UnknownBranch),
-        (CallKind::Commit, Err(Refusal::IsAborted { why })) => {
-            Attempt::Commit(CommitAnswer::HeuristicAbort { detail: Some(why) })
+        (_, Err(Refusal::StaleEpoch { epoch, .. })) => Attempt::Stale(epoch, None),
+        (CallKind::Prepare, Ok(Reply::Voted(vote))) => Attempt::Prepare(PrepareAnswer::Vote(vote), None),
+        (CallKind::Prepare, Ok(Reply::Refused(why))) => {
+            Attempt::Prepare(PrepareAnswer::Refused { reason: Some(why) }, None)
         }
-        (CallKind::Abort, Ok(Reply::Aborted)) => Attempt::Abort(AbortAnswer::Aborted),
-        (CallKind::Abort, Err(Refusal::IsCommitted)) => Attempt::Abort(AbortAnswer::HeuristicCommit { detail: None }),
+        (CallKind::Commit, Ok(Reply::Committed)) => Attempt::Commit(CommitAnswer::Committed, None),
+        (CallKind::Commit, Err(Refusal::UnknownBranch)) => Attempt::Commit(CommitAnswer::UnknownBranch, None),
+        (CallKind::Commit, Err(Refusal::IsAborted { why })) => {
+            Attempt::Commit(CommitAnswer::HeuristicAbort { detail: Some(why) }, None)
+        }
+        (CallKind::Abort, Ok(Reply::Aborted)) => Attempt::Abort(AbortAnswer::Aborted, None),
+        (CallKind::Abort, Err(Refusal::IsCommitted)) => {
+            Attempt::Abort(AbortAnswer::HeuristicCommit { detail: None }, None)
+        }
         (_, other) => Attempt::NoAnswer(format!("{other:?}")),
     }
 }

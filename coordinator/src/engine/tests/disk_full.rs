@@ -35,7 +35,7 @@ fn while_the_disk_is_full_what_is_under_way_is_voted_on_decided_and_finished() {
     world.engine.set_disk_full(true);
     let me = world.engine.coordinator();
     let named = CoordinatorRef { id: me.id, epoch: me.epoch };
-    world.engine.vote(world.now, first, &name("a"), Vote::Prepared, &named, None).unwrap();
+    world.engine.vote(world.now, first, &name("a"), Vote::Prepared.into(), &named, None).unwrap();
     drop(world.commit(first));
     drop(world.abort(second));
     for _ in 0..2 {

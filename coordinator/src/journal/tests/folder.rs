@@ -10,8 +10,9 @@ use super::{
 };
 use crate::journal::{
     Error, Journal,
-    chain::{Forced, Link, Tip},
+    chain::{Forced, Tip},
     encoding::{self, Change, Table},
+    format,
     mark::{self, Mark},
     recovery::Tables,
     rocks,
@@ -177,10 +178,10 @@ fn a_forced_record_that_was_changed_is_refused() {
     change(dir.path(), |database| {
         let key = encoding::outcome_key(tip.number);
         let value = database.get(Table::Outcomes, &key).unwrap().unwrap();
-        let mut link: Link = encoding::decode(&value).unwrap();
+        let (mut link, _) = format::read_outcome_row(&value).unwrap();
         let Forced::Decided { digest, .. } = &mut link.forced else { panic!("the last one is a decision") };
         *digest ^= 1;
-        vec![Change::Put(Table::Outcomes, key, encoding::encode(&link).unwrap())]
+        vec![Change::Put(Table::Outcomes, key, format::outcome_row(&link).unwrap())]
     });
     assert!(matches!(refused(dir.path()), Error::Chain { number } if number == tip.number));
 }

@@ -10,6 +10,7 @@ use super::{
 use crate::journal::{
     Entry, Error,
     encoding::{self, Change, Table},
+    format,
     recovery::Tables,
     rocks,
 };
@@ -22,7 +23,8 @@ fn entries() -> Vec<Entry> {
     entries.retain(|entry| match entry {
         Entry::Record { id, index, .. } => *index < 4 || finishing.contains(id),
         Entry::Finished { id, .. } => finishing.contains(id),
-        Entry::Checkpoint | Entry::Superseded { .. } => true,
+        Entry::Checkpoint | Entry::HigherEpoch { .. } | Entry::Suspect { .. } => true,
+        Entry::Amended { .. } | Entry::Trusted { .. } => false,
     });
     entries.push(Entry::Checkpoint);
     entries
@@ -63,7 +65,7 @@ fn a_decision_that_the_forced_records_lack_is_refused_though_a_checkpoint_follow
         write(dir.path(), &entries());
         change(dir.path(), |database| {
             let value = database.get(Table::Live, &encoding::live_key(id(n), 3)).unwrap().unwrap();
-            let number: u64 = encoding::decode_head(&value).unwrap();
+            let number: u64 = format::number_of_live_row(&value).unwrap();
             assert!(number > 0);
             vec![Change::Delete(Table::Outcomes, encoding::outcome_key(number))]
         });

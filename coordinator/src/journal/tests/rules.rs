@@ -122,7 +122,7 @@ fn an_epoch_is_greater_than_the_one_that_superseded_this_log() {
     let dir = tempfile::tempdir().unwrap();
     let epoch = Epoch::from_uuid(uuid_at(NOW.0 + 1_000_000));
     let log = Log::open(dir.path()).unwrap();
-    log.append(1, &[Entry::Superseded { epoch, told_by: "http://127.0.0.1:7071".to_owned() }]);
+    log.append(1, &[Entry::HigherEpoch { epoch, named_by: "http://127.0.0.1:7071".to_owned() }]);
     assert_eq!(log.wait_written(1).durable, Lsn(1), "it is forced");
     drop(log);
     let log = Log::open(dir.path()).unwrap();
@@ -241,7 +241,7 @@ fn a_checkpoint_bounds_what_start_verifies_and_verify_still_walks_all() {
 fn every_ten_thousand_forced_records_there_is_a_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let epoch = Epoch::from_uuid(uuid_at(NOW.0 + 1));
-    let entries = vec![Entry::Superseded { epoch, told_by: "http://127.0.0.1:7071".to_owned() }; 10_010];
+    let entries = vec![Entry::HigherEpoch { epoch, named_by: "http://127.0.0.1:7071".to_owned() }; 10_010];
     let log = Log::open(dir.path()).unwrap();
     log.append(1, &entries);
     log.wait_written(entries.len());

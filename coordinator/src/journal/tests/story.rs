@@ -45,7 +45,7 @@ fn entry(n: u64, step: u32, records: &mut Vec<Record>, sequence: &mut u64) -> En
     let so_far = Transaction::replay(records.clone()).ok();
     let record = match step {
         0 => Record::Begun(begun(n)),
-        1 | 2 => Record::Voted { branch: step - 1, vote: Vote::Prepared },
+        1 | 2 => Record::Voted { branch: step - 1, vote: Vote::Prepared, participant_id: None },
         3 => Record::Decided(decided(so_far.unwrap(), n, sequence)),
         4 | 5 => Record::Acknowledged { branch: step - 4, state: BranchState::Committed, detail: None },
         _ => {
@@ -61,6 +61,9 @@ fn entry(n: u64, step: u32, records: &mut Vec<Record>, sequence: &mut u64) -> En
 
 fn begun(n: u64) -> Transaction {
     let branch = |name: &str| Branch {
+        participant_id: None,
+        voted_late: false,
+        given_up: false,
         name: name.parse().unwrap(),
         participant: "http://127.0.0.1:7071".parse().unwrap(),
         payload_digest: Some(u128::from(n)),
@@ -131,7 +134,11 @@ impl View {
                     records.remove(id);
                     view.finished.insert(*id, (**transaction).clone());
                 }
-                Entry::Checkpoint | Entry::Superseded { .. } => {}
+                Entry::Checkpoint
+                | Entry::HigherEpoch { .. }
+                | Entry::Amended { .. }
+                | Entry::Suspect { .. }
+                | Entry::Trusted { .. } => {}
             }
         }
         view.live = records.into_iter().map(|(id, records)| (id, Transaction::replay(records).unwrap())).collect();

@@ -243,6 +243,8 @@ impl World {
             coordinator: Some(key.coordinator),
             epoch: Some(epoch),
             branch: Some(key.branch.clone()),
+            participant_id: None,
+            prepared_epoch: None,
         };
         self.engine.heard_inquiry(self.now, &inquiry);
         let known = self.view(key.transaction);
@@ -323,7 +325,11 @@ impl World {
                     self.flights.insert(self.sent, flight);
                 }
                 Output::Decided(_) | Output::Finished(_) => {}
-                Output::Superseded(epoch, by) => panic!("nobody has taken over: {epoch} {by}"),
+                Output::ConfirmOwnership | Output::HigherEpoch(..) | Output::Superseded(_) => {
+                    panic!("nobody has taken over")
+                }
+                Output::Suspect(participant) => panic!("{participant} has lost nothing"),
+                Output::Trusted(_) | Output::AnsweredLate { .. } => {}
             }
         }
     }

@@ -80,7 +80,7 @@ impl World {
     fn hand_over_vote(&mut self, unasked: Unasked) {
         let Unasked { node, key, vote, epoch } = unasked;
         let named = CoordinatorRef { id: key.coordinator, epoch };
-        let heard = self.engine.vote(self.now, key.transaction, &key.branch, vote, &named, None);
+        let heard = self.engine.vote(self.now, key.transaction, &key.branch, vote.into(), &named, None);
         let present = self.engine.coordinator().epoch;
         self.say(|| {
             format!("coordinator: gets the vote {vote:?} of {key}: {}", if heard.is_ok() { "counts" } else { "no" })
