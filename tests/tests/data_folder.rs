@@ -357,10 +357,10 @@ async fn commits_told_before_a_second_coordinator_are_all_there() {
     for lock in ["LOCK", "log/db/LOCK"] {
         fs::remove_file(coordinator.data().join(lock)).unwrap();
     }
-    let _second = coordinator.spawn_second();
+    let second = coordinator.spawn_second();
     ends_because_of(&mut coordinator, "LOCK").await;
     let committed = load.end().await;
-    drop(_second);
+    drop(second);
     coordinator.restart().await;
     for id in committed {
         assert_eq!(coordinator.api.transaction(&id).await["decision"], "commit", "{id}");

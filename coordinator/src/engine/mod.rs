@@ -214,7 +214,7 @@ pub struct Engine {
     epochs: BTreeSet<Epoch>,
     url: String,
     retained_since: UnixMillis,
-    /// The highest id that retention has dropped; nil if it has dropped none.
+    /// The highest transaction id that retention has dropped.
     forgotten: TransactionId,
     /// Bounds the time in new ids, by how long the process has run since this moment.
     clock: LogClock,
@@ -532,7 +532,7 @@ impl Engine {
         self.retained_since
     }
 
-    /// What finished, and was begun before this, may be gone from the log; the highest id of that is `forgotten`.
+    /// What finished, and was begun before this time, may be gone from the log; `forgotten` is the highest id that is.
     pub fn retained(&mut self, since: UnixMillis, forgotten: TransactionId) {
         self.retained_since = self.retained_since.max(since);
         self.forgotten = self.forgotten.max(forgotten);

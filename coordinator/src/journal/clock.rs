@@ -133,6 +133,8 @@ mod tests {
     const HOUR: u64 = 3_600_000;
     const KEEP: Duration = Duration::from_hours(7 * 24);
     const START: u64 = 20_000 * DAY;
+    /// As a difference.
+    const DAYS: i64 = 86_400_000;
 
     fn wall(ms: u64) -> UnixMillis {
         UnixMillis(ms)
@@ -190,7 +192,7 @@ mod tests {
     #[test]
     fn jump_ahead_ages_nothing_and_is_over_when_the_clock_is_right() {
         let (mut time, mut now) = (LogTime::begin(None, wall(START)), START);
-        let year = 365 * DAY as i64;
+        let year = 365 * DAYS;
         assert_eq!(run(&mut time, &mut now, DAY, year), Plausibility::Ahead);
         assert_eq!(time.age, now);
         assert_eq!(run(&mut time, &mut now, HOUR, 0), Plausibility::Plausible);
@@ -202,7 +204,7 @@ mod tests {
     #[test]
     fn clock_that_stays_another_is_believed_after_the_time_of_keeping() {
         let (mut time, mut now) = (LogTime::begin(None, wall(START)), START);
-        let year = 365 * DAY as i64;
+        let year = 365 * DAYS;
         assert_eq!(run(&mut time, &mut now, 6 * DAY, year), Plausibility::Ahead);
         assert_eq!(run(&mut time, &mut now, 2 * DAY, year), Plausibility::Plausible);
         assert_eq!(time.age, now, "it has aged by running alone");
@@ -225,7 +227,7 @@ mod tests {
     fn clock_that_is_often_a_little_ahead_gains_no_more_than_running() {
         let (mut time, mut now) = (LogTime::begin(None, wall(START)), START);
         for _ in 0..100 {
-            run(&mut time, &mut now, HOUR, 6 * DAY as i64);
+            run(&mut time, &mut now, HOUR, 6 * DAYS);
             run(&mut time, &mut now, HOUR, 0);
         }
         assert!(time.age <= now + (now - START), "{}", (time.age - now) / HOUR);

@@ -84,7 +84,7 @@ impl Database {
 
     #[cfg(test)]
     pub(super) fn flush(&self) {
-        self.db.flush_cf(self.table(Table::Meta).unwrap()).unwrap();
+        Table::ALL.iter().for_each(|table| self.db.flush_cf(self.table(*table).unwrap()).unwrap());
     }
 
     /// Writes one batch; with `sync`, the disk has it, and all before it, when this returns.

@@ -101,12 +101,12 @@ pub(super) const RETAINED: &[u8] = b"retained";
 pub(super) const CHECKPOINTS: &[u8] = b"checkpoints/";
 /// The highest epoch by which this coordinator was superseded.
 pub(super) const SUPERSEDED: &[u8] = b"superseded";
-/// Before the URLs of participants to which commits are held; the value is since when.
-pub(super) const SUSPECTS: &[u8] = b"suspect/";
 /// Is there once the folder's place is recorded beside the database.
 pub(super) const PLACED: &[u8] = b"placed";
 /// The number of the checkpoint that the last clean stop wrote.
 pub(super) const CLOSED: &[u8] = b"closed";
+/// Before the URLs of participants to which commits are held; the value is since when.
+pub(super) const SUSPECTS: &[u8] = b"suspect/";
 /// Before the epochs under which the log was opened.
 pub(super) const EPOCHS: &[u8] = b"epoch/";
 

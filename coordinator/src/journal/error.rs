@@ -76,8 +76,8 @@ pub enum Error {
     PlaceDamaged { path: PathBuf },
     /// `--moved` for a folder that is where it was.
     #[error(
-        "--moved was given, but {} is at the place that is recorded in it, or none was recorded yet: start without --moved. \
-         Nothing was changed", path.display()
+        "--moved was given, but {} is at the place that is recorded in it, or none was recorded yet, or it holds no log: start \
+         without --moved. Nothing was changed", path.display()
     )]
     NotMoved { path: PathBuf },
     /// `--moved` for a folder that wasn't left by a clean stop.

@@ -218,25 +218,26 @@ impl State {
         self.lock.check()?;
         let now = self.wal.extent()?;
         if now.bytes <= self.wal.synced.bytes || now.links == 0 {
-            return self.check_next();
+            return self.check_next(now);
         }
         self.wal.check(now)?;
         self.wal.synced(now)
     }
 
-    /// What was synced isn't in the file that was the newest: it is in a newer one, which the database has begun, or the file
+    /// The file that was the newest was not written to, or has no name any more: the database has begun a newer one, or the file
     /// was tampered with.
-    fn check_next(&mut self) -> Result<(), Error> {
+    fn check_next(&mut self, last: Extent) -> Result<(), Error> {
+        const ELSEWHERE: &str = "replaced: what was synced is in another file";
         self.check_others()?;
         let Some(mut next) = Wal::newer(&self.database, Some(self.wal.number))? else {
-            self.wal.check(self.wal.extent()?)?;
-            return Err(changed(&self.wal.watched.path, "replaced: what was synced is in another file"));
+            self.wal.check(last)?;
+            return Err(changed(&self.wal.watched.path, ELSEWHERE));
         };
         let now = next.extent()?;
-        if now.bytes == 0 {
-            return Err(changed(&next.watched.path, "replaced: what was synced is in another file"));
+        // The last one may have been written to, and all of it be in the database's tables by now.
+        if now.bytes == 0 && last.bytes <= self.wal.synced.bytes {
+            return Err(changed(&next.watched.path, ELSEWHERE));
         }
-        next.check(now)?;
         next.synced(now)?;
         self.wal = next;
         Ok(())
@@ -255,14 +256,18 @@ impl State {
         if fs::metadata(&current).is_err() {
             return Err(changed(&current, "deleted or moved"));
         }
-        let Err(difference) = self.wal.watched.check() else { return self.wal.check(self.wal.extent()?) };
+        let now = self.wal.extent()?;
+        let found = self.wal.watched.check();
+        if now.links > 0 && found.is_ok() {
+            return self.wal.check(now);
+        }
         // The database removes it when all of it is in its tables; then there is a newer one.
         match Wal::newer(&self.database, Some(self.wal.number))? {
             Some(next) => {
                 self.wal = next;
                 self.wal.watched.check()
             }
-            None => Err(difference),
+            None => found.and_then(|()| self.wal.check(now)),
         }
     }
 

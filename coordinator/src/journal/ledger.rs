@@ -71,11 +71,8 @@ impl Ledger {
                 let (table, mark) = if kept { (Table::Kept, self.ages.kept_row()) } else { (Table::History, vec![]) };
                 let tags = Tag::all(transaction).into_iter();
                 changes.extend(tags.map(|tag| Change::Put(Table::Index, tag.row(*id), mark.clone())));
-                changes.push(Change::Put(
-                    table,
-                    encoding::history_key(*id),
-                    checked(format::finished_row(transaction))?,
-                ));
+                let row = checked(format::finished_row(transaction))?;
+                changes.push(Change::Put(table, encoding::history_key(*id), row));
             }
             Entry::Checkpoint => self.checkpoint(changes)?,
             Entry::HigherEpoch { epoch, named_by } => {

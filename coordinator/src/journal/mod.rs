@@ -149,12 +149,12 @@ pub struct Recovered {
     pub highest: TransactionId,
     /// The highest transaction id that retention has dropped; nil if it has dropped none.
     pub forgotten: TransactionId,
-    /// The participants to which commits are held.
-    pub suspects: Vec<ParticipantUrl>,
     /// Bounds the time in new ids.
     pub clock: LogClock,
     /// How far the time in ids and the wall clock have ever been apart.
     pub skew: Skew,
+    /// The participants to which commits are held.
+    pub suspects: Vec<ParticipantUrl>,
     /// The sequence of the last decision; 0 if there was none.
     pub sequence: u64,
     /// The transactions that are not finished, in order of their ids.

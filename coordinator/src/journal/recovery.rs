@@ -49,13 +49,13 @@ pub(super) struct Found {
     epochs: BTreeSet<Epoch>,
     superseded: Option<Epoch>,
     retained: UnixMillis,
-    suspects: Vec<ParticipantUrl>,
     forgotten: Option<TransactionId>,
     time: Option<LogTime>,
     /// The folder's place was recorded.
     pub(super) placed: bool,
     /// The log ends with the record of a clean stop.
     pub(super) closed: bool,
+    suspects: Vec<ParticipantUrl>,
     pub(super) live: Vec<(TransactionId, Transaction)>,
 }
 
@@ -99,11 +99,11 @@ pub(super) fn read(
         epochs: epochs(tables)?,
         superseded: meta(tables, encoding::SUPERSEDED)?,
         retained: meta(tables, encoding::RETAINED)?.unwrap_or_default(),
-        suspects: suspects(tables)?,
         forgotten: meta(tables, encoding::FORGOTTEN)?,
         time: meta(tables, encoding::TIME)?,
         placed: meta::<()>(tables, encoding::PLACED)?.is_some(),
         closed: meta(tables, encoding::CLOSED)? == Some(tip.number),
+        suspects: suspects(tables)?,
         live: live::read(tables)?,
     })
 }
@@ -138,11 +138,11 @@ impl Found {
             epochs: self.epochs,
             created_at: identity.created_at,
             retained_since: self.retained.max(identity.created_at),
-            suspects: self.suspects,
             highest,
             forgotten,
             clock,
             skew: self.ledger.skew,
+            suspects: self.suspects,
             sequence: self.ledger.sequence,
             live: self.live,
         };

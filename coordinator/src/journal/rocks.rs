@@ -94,6 +94,9 @@ pub fn verified(
     mut random: impl FnMut() -> u128,
 ) -> Result<(Verified, Recovered), Error> {
     let opening = opening.into();
+    if opening.moved && !dir.join("log").exists() {
+        return Err(Error::NotMoved { path: dir.to_owned() });
+    }
     let folder = Folder::open(dir, opening.now, random(), Database::create)?;
     // Before the tables are read: a copy that was made while the log was written may well be unreadable.
     let place = folder.place()?;
@@ -173,10 +176,11 @@ fn read(folder: &Folder, from: From) -> Result<recovery::Found, Error> {
 
 #[cfg(test)]
 impl Opened {
-    /// Syncs one record, as the writer does; nothing else watches the files.
-    pub(super) fn sync_one(&mut self) -> Result<(), Error> {
+    /// Syncs one record, as the writer does, and does something before it is looked at; nothing else watches the files.
+    pub(super) fn sync_one(&mut self, before_the_look: impl FnOnce(&Database)) -> Result<(), Error> {
         let changes = self.ledger.enter_all(&[Entry::Checkpoint])?;
         self.database.write(&changes, true)?;
+        before_the_look(&self.database);
         self.guard.synced(self.ledger.tip)
     }
 }

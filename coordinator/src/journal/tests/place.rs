@@ -129,3 +129,12 @@ fn unmoved_folder_with_moved_is_refused() {
     assert!(matches!(refused(dir.path(), true), Error::NotMoved { .. }));
     open(dir.path(), false).unwrap();
 }
+
+#[test]
+fn empty_folder_with_moved_becomes_no_log() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(refused(dir.path(), true), Error::NotMoved { .. }));
+    let mistyped = dir.path().join("mistyped");
+    assert!(matches!(open(&mistyped, true), Err(Error::NotMoved { .. })));
+    assert!(!mistyped.exists());
+}
