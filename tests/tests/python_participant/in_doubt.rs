@@ -198,7 +198,10 @@ async fn python_bank_names_its_id_and_both_epochs_when_it_asks() {
     .await;
 }
 
-/// Answers the inquiry about the nth of several transactions in the nth way that doesn't count; None: there is none.
+/// How many ways there are in which an answer does not count.
+const WRONG: u32 = 16;
+
+/// Answers the inquiry about the nth of several transactions in the nth way that doesn't count. None: there is none.
 fn wrong_answer(number: u32, received: &Received) -> Option<Response> {
     let right = decided(received, "commit");
     let with = |path: &str, value: Value| {
@@ -233,7 +236,6 @@ async fn python_bank_stays_in_doubt_at_answers_that_do_not_count() {
     if !is_python_there() {
         return;
     }
-    const WRONG: u32 = 16;
     let coordinator = Coordinator::scripted(|received| {
         let number = (1..=WRONG).find(|number| id(*number) == received.transaction);
         number.and_then(|number| wrong_answer(number, received)).unwrap_or_else(|| problem(503, "not-ready"))

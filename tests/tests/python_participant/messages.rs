@@ -135,13 +135,13 @@ async fn python_bank_knows_at_most_16_coordinators_with_branches() {
     let mut end = message_of(10);
     end["coordinator"]["epoch"] = json!(id(10));
     assert_eq!(state(&bank.send("abort", &end).await), (200, "aborted"));
-    let mut back = prepare_of(9);
-    back["coordinator"]["epoch"] = json!(id(8));
-    let stale = bank.send("prepare", &back).await.expect(412);
+    let mut ninth = prepare_of(9);
+    ninth["coordinator"]["epoch"] = json!(id(8));
+    let stale = bank.send("prepare", &ninth).await.expect(412);
     assert_eq!((stale.problem(), stale.text("epoch")), ("stale-epoch", &*id(9)));
-    back["coordinator"]["epoch"] = json!(id(9));
-    back["transaction"] = json!(id(8));
-    assert_eq!(vote(&bank.send("prepare", &back).await), (409, "abort"), "it is below the horizon");
+    ninth["coordinator"]["epoch"] = json!(id(9));
+    ninth["transaction"] = json!(id(8));
+    assert_eq!(vote(&bank.send("prepare", &ninth).await), (409, "abort"), "it is below the horizon");
     let places = bank.sql("SELECT id FROM coordinators WHERE place = 0").await;
     assert_eq!(places, json!([[coordinator(10)]]), "one of 17 has no place");
 }
