@@ -201,11 +201,10 @@ impl Engine {
         match failure {
             Some(BatchFailure::Unsupported) => batches.refused(now.mono, batch),
             Some(BatchFailure::TooLarge) => batches.too_large(now.mono, batch),
-            Some(BatchFailure::OtherCall) => {}
             None if attempts.len() > 1 && attempts.iter().any(|(_, attempt)| attempt.is_answer()) => {
-                batches.taken(batch)
+                batches.taken(batch);
             }
-            None => {}
+            Some(BatchFailure::OtherCall) | None => {}
         }
         if let Some(max) = max_batch {
             batches.offered(max);
@@ -227,11 +226,9 @@ impl Engine {
             Attempt::Commit(answer, _) => (Some(Event::CommitAnswered(at, answer)), None),
             Attempt::Abort(answer, _) => (Some(Event::AbortAnswered(at, answer)), None),
             Attempt::OtherStore { participant_id } => {
-                let mut why = "another participant answers at this URL".to_owned();
-                if let Some(id) = participant_id {
-                    why.push_str(&format!(": its participant_id is {id}"));
-                }
-                (heard(call, at, Heard::Error), Some(why))
+                let why = "another participant answers at this URL";
+                let named = |id| format!("{why}: its participant_id is {id}");
+                (heard(call, at, Heard::Error), Some(participant_id.map_or(why.to_owned(), named)))
             }
             Attempt::Unreachable(why) => (heard(call, at, Heard::Unreachable), Some(why)),
             Attempt::NoAnswer(why) => (heard(call, at, Heard::Error), Some(why)),
