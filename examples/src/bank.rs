@@ -4,7 +4,7 @@
 //! What that takes (votes on disk, locks, restarts, asking the coordinator) is the SDK's work, not this file's.
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
-use clap::{Args, Parser};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 use unanimous_sdk::prelude::*;
 
@@ -52,31 +52,42 @@ impl Participant for Bank {
 }
 
 /// A bank that serves, or what an operator does at one that is stopped.
-#[derive(Clone, Debug, Parser)]
-#[command(name = "bank", version, about = "A bank that takes part in transactions, and shows its accounts")]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, arg_required_else_help = true)]
-pub struct Cli {
-    /// What to do at a bank that is stopped. Without it, the bank serves.
-    #[command(subcommand)]
-    pub command: Option<last_resort::Command>,
-    /// How to run it.
-    #[command(flatten)]
-    pub options: Option<Options>,
+#[derive(Clone, Debug)]
+pub enum Cli {
+    /// Serve.
+    Serve(Options),
+    /// See [`last_resort`].
+    Operate(last_resort::Command),
+}
+
+impl Cli {
+    /// Reads the command line. Ends the process with a message if there is something wrong with it.
+    pub fn parse() -> Self {
+        let command = last_resort::Command::augment_subcommands(Options::command())
+            .args_conflicts_with_subcommands(true)
+            .subcommand_negates_reqs(true);
+        let matches = command.get_matches();
+        let parsed = match matches.subcommand_name() {
+            Some(_) => last_resort::Command::from_arg_matches(&matches).map(Self::Operate),
+            None => Options::from_arg_matches(&matches).map(Self::Serve),
+        };
+        parsed.unwrap_or_else(|error| error.exit())
+    }
 }
 
 /// Serves, or carries out a command at a bank that is stopped.
 ///
 /// Errors: as of [`run`] and [`last_resort::run`].
 pub async fn main(cli: Cli) -> Result<(), Error> {
-    match (cli.command, cli.options) {
-        (Some(command), _) => last_resort::run(command).await,
-        (None, Some(options)) => run(options).await,
-        (None, None) => Err("say where to listen, and where the data is: see --help".into()),
+    match cli {
+        Cli::Serve(options) => run(options).await,
+        Cli::Operate(command) => last_resort::run(command).await,
     }
 }
 
 /// How to run a bank.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Parser)]
+#[command(name = "bank", version, about = "A bank that takes part in transactions, and shows its accounts")]
 pub struct Options {
     /// Where it listens, and its data.
     #[command(flatten)]
