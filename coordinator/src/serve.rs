@@ -246,7 +246,7 @@ async fn watch_room(service: Service, mut room: space::Watch) {
 
 /// Keeps the log's time, and drops what finished longer ago than is kept, again and again.
 async fn forget(service: Service, journal: Arc<RocksDb>, keep: Duration, clock: Clock) {
-    let pause = (keep / 10).clamp(Duration::from_secs(1), Duration::from_mins(1));
+    let pause = (keep / 10).clamp(Duration::from_secs(1), Duration::from_secs(10));
     let mut plausible = true;
     loop {
         let (journal, engine) = (Arc::clone(&journal), service.clone());

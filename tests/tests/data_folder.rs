@@ -249,8 +249,11 @@ fn replace(path: &Path) {
     fs::rename(copy, path).unwrap();
 }
 
+/// Does something to the files of the log in this data folder.
+type Fault = fn(&Path);
+
 /// What may happen to the files of a log, and to which it happens.
-const FAULTS: [(&str, fn(&Path)); 12] = [
+const FAULTS: [(&str, Fault); 12] = [
     (".log", |data| newest_writes(data).iter().for_each(|path| fs::remove_file(path).unwrap())),
     (".log", |data| newest_writes(data).iter().for_each(|path| truncate(path, 0))),
     (".log", |data| {

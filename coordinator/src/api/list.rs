@@ -83,7 +83,7 @@ fn read(query: &str) -> Result<(Filter, usize), Problem> {
             "until" => filter.until = Some(time("until", &value)?),
             "limit" => limit = read_limit(&value)?,
             "cursor" => {
-                filter.before = Some(value.parse().map_err(|_| malformed("cursor", "it is not one that was given"))?)
+                filter.before = Some(value.parse().map_err(|_| malformed("cursor", "it is not one that was given"))?);
             }
             other => match other.strip_prefix("metadata.") {
                 Some(key) => {

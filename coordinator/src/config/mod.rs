@@ -56,6 +56,7 @@ pub enum Command {
 
 /// How to run the coordinator.
 #[derive(Clone, Debug, Args)]
+#[allow(clippy::struct_excessive_bools)]
 pub struct Serve {
     /// A TOML file with values for what neither a flag nor the environment gives; its keys are the flags' names.
     #[arg(long, env = "UNANIMOUS_CONFIG", value_name = "FILE")]

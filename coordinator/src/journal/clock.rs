@@ -85,6 +85,11 @@ impl LogTime {
         Self { id: newest.unwrap_or(wall.0), age: wall.0, age_began: wall.0, lead: 0, doubted: 0, doubted_lead: 0 }
     }
 
+    /// Returns what the wall clock said, as far as it was believed, when the age time was this.
+    pub(super) fn wall_at(&self, age: u64) -> UnixMillis {
+        UnixMillis(u64::try_from(i128::from(age) - i128::from(self.lead)).unwrap_or_default())
+    }
+
     /// An operator says that the wall clock is right: the log has stood still for as long as that says.
     pub(super) fn accept(&mut self, wall: UnixMillis) {
         self.id = wall.0;

@@ -84,7 +84,9 @@ impl Database {
 
     #[cfg(test)]
     pub(super) fn flush(&self) {
-        Table::ALL.iter().for_each(|table| self.db.flush_cf(self.table(*table).unwrap()).unwrap());
+        for table in Table::ALL {
+            self.db.flush_cf(self.table(table).unwrap()).unwrap();
+        }
     }
 
     /// Writes one batch; with `sync`, the disk has it, and all before it, when this returns.

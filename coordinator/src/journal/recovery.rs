@@ -14,7 +14,7 @@ use super::{
     format,
     ledger::Ledger,
     live,
-    retention::{Ages, Retention},
+    retention::{self, Ages, Retention},
 };
 use crate::{
     transaction::Transaction,
@@ -114,15 +114,19 @@ impl Found {
         let own = self.epochs.last().copied().map(Epoch::uuid).unwrap_or_default().max(self.ledger.highest.uuid());
         let newest = (!own.is_nil()).then(|| millis(own));
         let mut time = self.time.unwrap_or_else(|| LogTime::begin(newest, opening.now));
+        let highest = self.ledger.highest;
+        let mut changes = vec![];
         if opening.accept_clock {
+            if self.time.is_some() {
+                changes.extend(retention::before_standstill(&time, opening.now, highest)?);
+            }
             time.accept(opening.now);
         }
         let clock = LogClock::new(time.id);
         let after = own.max(self.superseded.map(Epoch::uuid).unwrap_or_default());
         let epoch = Epoch::from_uuid(next_uuid_v7(after, clock.id_ms(opening.now, 0), random));
-        let highest = self.ledger.highest;
         self.ledger.ages = Arc::new(Ages::new(highest, time.age));
-        let mut changes = vec![put(encoding::TIME, &time)?];
+        changes.push(put(encoding::TIME, &time)?);
         let forgotten = self.forgotten.unwrap_or_else(|| {
             // Earlier releases didn't keep it. What they had dropped was begun before this time.
             if self.retained > identity.created_at { highest } else { TransactionId::NIL }

@@ -220,6 +220,19 @@ impl Retention {
     }
 }
 
+/// The rows of the end of the process before, when an operator says that the log has stood still since until now: what went by
+/// then is as old as that. `time` is the log's time when it was last noted, with at most a few minutes of running behind it.
+pub(super) fn before_standstill(time: &LogTime, now: UnixMillis, highest: TransactionId) -> Result<Vec<Change>, Error> {
+    const UNNOTED_MS: u64 = 600_000;
+    let end = time.age.saturating_add(UNNOTED_MS);
+    if end.saturating_add(1) >= now.0 {
+        return Ok(vec![]);
+    }
+    // What finishes after this start is late. So all that isn't had finished by then.
+    let pass = Pass { highest, wall: time.wall_at(end) };
+    Ok(vec![put(pass_key(end), &pass)?, put(pass_key(end + 1), &pass)?])
+}
+
 /// Whether something has finished that goes by a range, above one id and up to another.
 fn has_between(tables: &impl Tables, above: TransactionId, upto: TransactionId) -> Result<bool, Error> {
     let mut found = false;

@@ -220,7 +220,7 @@ impl Opened {
 
 impl RocksDb {
     /// Takes note of the time, and now and then drops what finished longer ago than is to be kept, by the log's own time. To be
-    /// called at least every minute. `before` hears, before anything goes, from which time on everything will still be there,
+    /// called every few seconds. `before` hears, before anything goes, from which time on everything will still be there,
     /// and the highest id that will have gone. Returns whether the wall clock is plausible: as long as it isn't, only
     /// the time for which processes have run makes anything old.
     pub fn retain(

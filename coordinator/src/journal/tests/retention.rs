@@ -291,6 +291,14 @@ fn short_standstill_counts_and_a_long_one_when_the_clock_is_accepted() {
     let mut log = Clocked::open(dir.path(), Opening { accept_clock: true, ..wall.into() });
     assert_eq!(log.run(100), Plausibility::Plausible);
     assert!(!log.has(1));
+    // What had finished just before the standstill is as old.
+    log.write(&[finished(2, |_| ())]);
+    let wall = UnixMillis(log.now.wall.0 + 90 * DAY_MS);
+    drop(log);
+    let log = Clocked::open(dir.path(), Opening { accept_clock: true, ..wall.into() });
+    assert!(!log.has(2));
+    let (since, forgotten) = log.said.unwrap();
+    assert!(forgotten == story::id(2) && since.0 < wall.0 - 80 * DAY_MS, "{since}");
 }
 
 #[test]
