@@ -4,11 +4,12 @@
 //! What that takes (votes on disk, locks, restarts, asking the coordinator) is the SDK's work, not this file's.
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
-use clap::Parser;
+use clap::{Args, Parser};
 use serde::{Deserialize, Serialize};
 use unanimous_sdk::prelude::*;
 
 use crate::{
+    last_resort,
     money::show,
     service::{self, Error, Listen, failed},
 };
@@ -50,9 +51,32 @@ impl Participant for Bank {
     // `commit` and `abort` have nothing to add here: what was put in `work` appears, or vanishes.
 }
 
-/// How to run a bank.
+/// A bank that serves, or what an operator does at one that is stopped.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "bank", version, about = "A bank that takes part in transactions, and shows its accounts")]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do at a bank that is stopped. Without it, the bank serves.
+    #[command(subcommand)]
+    pub command: Option<last_resort::Command>,
+    /// How to run it.
+    #[command(flatten)]
+    pub options: Option<Options>,
+}
+
+/// Serves, or carries out a command at a bank that is stopped.
+///
+/// Errors: as of [`run`] and [`last_resort::run`].
+pub async fn main(cli: Cli) -> Result<(), Error> {
+    match (cli.command, cli.options) {
+        (Some(command), _) => last_resort::run(command).await,
+        (None, Some(options)) => run(options).await,
+        (None, None) => Err("say where to listen, and where the data is: see --help".into()),
+    }
+}
+
+/// How to run a bank.
+#[derive(Clone, Debug, Args)]
 pub struct Options {
     /// Where it listens, and its data.
     #[command(flatten)]

@@ -8,6 +8,7 @@
 
 pub mod bank;
 pub mod fees;
+pub mod last_resort;
 pub mod money;
 pub mod progress;
 pub mod service;

@@ -163,6 +163,49 @@ async fn a_vote_and_its_lock_survive_kill_9_and_the_commit_is_carried_out_after_
     assert_eq!(bank.balances().await, [600, 1000]);
 }
 
+/// Runs a command at a bank that is stopped: its status, and what it says.
+fn at_stopped_bank(folder: &Path, command: &str, args: &[&str]) -> (bool, String) {
+    let mut bank = Command::new(env!("CARGO_BIN_EXE_bank"));
+    let ended = bank.args([command, "--data-dir"]).arg(folder).args(args).env("RUST_LOG", "off").output().unwrap();
+    let said = String::from_utf8(ended.stdout).unwrap() + &String::from_utf8(ended.stderr).unwrap();
+    (ended.status.success(), said)
+}
+
+#[tokio::test]
+async fn operator_sees_what_is_in_doubt_and_ends_it_by_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let bank = Service::bank(folder.path());
+    assert_eq!(bank.prepare(1, "account-01", -400).await.0, 200);
+    assert_eq!(bank.prepare(2, "account-02", -400).await.0, 200);
+    let end = |n: u32, args: &[&str]| {
+        let transaction = transaction(n);
+        let args = [&["--transaction", &transaction, "--branch", "1", "--reason", "the till says so"], args].concat();
+        at_stopped_bank(folder.path(), "resolve", &args)
+    };
+    let (is_done, said) = at_stopped_bank(folder.path(), "in-doubt", &[]);
+    assert!(!is_done && said.contains("is open in another process"), "{said}");
+    assert!(bank.end(Signal::SIGTERM).success());
+
+    let (is_done, said) = at_stopped_bank(folder.path(), "in-doubt", &[]);
+    assert!(is_done && said.contains("2 branches are in doubt"), "{said}");
+    let line = said.lines().find(|line| line.contains(&transaction(1))).unwrap();
+    assert!(line.contains(COORDINATOR) && line.contains("http://127.0.0.1:9") && line.contains("error"), "{line}");
+    let (is_done, said) = end(1, &[]);
+    assert!(!is_done && said.contains("--commit"), "{said}");
+    assert!(end(1, &["--commit"]).0 && end(2, &["--abort"]).0);
+    let (is_done, said) = end(2, &["--abort"]);
+    assert!(!is_done && said.contains("is not in doubt"), "{said}");
+
+    let bank = Service::bank(folder.path());
+    assert_eq!(bank.balances().await, [600, 1000]);
+    let (status, body) = bank.call("abort", 1, None).await;
+    assert_eq!((status, &body["state"]), (409, &json!("heuristic_commit")));
+    assert!(body["detail"].as_str().unwrap().contains("the till says so"), "{body}");
+    let (status, body) = bank.call("commit", 2, None).await;
+    assert_eq!((status, &body["state"]), (409, &json!("heuristic_abort")));
+    assert!(body["detail"].as_str().unwrap().contains("the till says so"), "{body}");
+}
+
 #[tokio::test]
 async fn accounts_are_opened_once_and_more_can_be_opened_later() {
     let folder = tempfile::tempdir().unwrap();

@@ -71,6 +71,8 @@ pub mod failpoint;
 pub mod protocol;
 
 #[cfg(feature = "participant")]
+mod acknowledge;
+#[cfg(feature = "participant")]
 pub mod client;
 #[cfg(feature = "participant")]
 pub mod extract;

@@ -161,7 +161,7 @@ async fn the_votes_of_a_batch_share_one_forced_write_and_so_do_its_commits() {
     served.stop().await;
 
     let served = Served::start(reopen(folder.path()).await).await;
-    assert_eq!(served.service.in_doubt(), 100);
+    assert_eq!(served.service.in_doubt_count(), 100);
     let commits: Vec<Value> = numbered().map(|(n, _)| commit(&served, n)).collect();
     let before = served.service.store().syncs();
     assert!(served.batch(&commits).await.iter().all(|answer| *answer == committed()));
@@ -181,7 +181,7 @@ async fn a_stale_epoch_is_the_whole_batchs_answer() {
     let answer = served.post("batch", &body).await;
     assert_eq!(problem(&answer), (412, "/problems/stale-epoch"));
     assert_eq!((&answer.1["epoch"], &answer.1["coordinator"]), (&json!(epoch(2)), &json!(COORDINATOR)));
-    assert_eq!((served.service.in_doubt(), served.bank().prepares.load(Ordering::SeqCst)), (1, 1));
+    assert_eq!((served.service.in_doubt_count(), served.bank().prepares.load(Ordering::SeqCst)), (1, 1));
 }
 
 #[tokio::test]
@@ -272,4 +272,19 @@ async fn the_application_sees_the_trace_that_its_call_is_part_of() {
     let mut traces = served.bank().traces.lock().unwrap().clone();
     traces.sort();
     assert_eq!(traces, ["00-alone-01", "00-commit-01", "00-in-a-batch-01"]);
+}
+
+#[tokio::test]
+async fn batch_of_1_mib_is_taken() {
+    let (_folder, served) =
+        bank_with(Duration::ZERO, ServiceOptions { batch_max: 2, ..ServiceOptions::default() }).await;
+    let text = |payload: &str| served.batch_body(&[prepare(&served, 1, payload, 0), abort(&served, 2)]).to_string();
+    let payload = "p".repeat(unanimous_sdk::protocol::MAX_CALL_BYTES - text("").len());
+    let post = |text: String| {
+        served.http.post(format!("{}/batch", served.url)).header("content-type", "application/json").body(text).send()
+    };
+    let whole = text(&payload);
+    assert_eq!(whole.len(), 1 << 20);
+    assert_eq!(post(whole.clone()).await.unwrap().status(), 200);
+    assert_eq!(post(whole + " ").await.unwrap().status(), 413);
 }

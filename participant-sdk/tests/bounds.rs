@@ -193,7 +193,7 @@ async fn epoch_far_ahead_in_a_coordinators_answer_is_not_kept() {
     let error = branch.prepared().await.unwrap_err();
     assert_eq!(error.problem.kind.status(), 503, "{error}");
     // It is in doubt, and its real coordinator is heard on.
-    assert_eq!(served.service.in_doubt(), 1);
+    assert_eq!(served.service.in_doubt_count(), 1);
     assert_eq!(served.abort(9).await, aborted());
     served.stop().await;
     let saved = unanimous_sdk::store::Store::load(&reopen(folder.path()).await).await.unwrap();

@@ -183,3 +183,133 @@ async fn what_is_wrong_with_a_branch_is_told_before_anything_is_sent() {
     assert!(matches!(error, Error::Malformed(_)), "{error}");
     assert!(fake.asked().is_empty());
 }
+
+fn not_my_log() -> (u16, Value) {
+    (409, json!({ "type": "/problems/not-my-log", "title": "t", "status": 409, "detail": "that is another log" }))
+}
+
+#[tokio::test]
+async fn commits_of_a_transaction_share_one_key_and_so_do_its_aborts() {
+    let (first, fake) = client([(200, info("committed", Some("commit")))]).await;
+    let id = transaction(1).parse().unwrap();
+    let one = first.transaction(id);
+    for _ in 0..3 {
+        let _ = one.commit().await.unwrap();
+    }
+    let _ = first.transaction(id).commit().await.unwrap();
+    let _ = one.commit_and_finish().await.unwrap();
+    let _ = one.commit_and_finish().await.unwrap();
+    let keys: Vec<_> = fake.calls("/commit").into_iter().map(|call| call.idempotency_key.unwrap()).collect();
+    assert_eq!(keys.len(), 6);
+    assert!(keys[..4].iter().all(|key| *key == keys[0]) && keys[4] == keys[5], "{keys:?}");
+    // A key stands for one body.
+    assert_ne!(keys[0], keys[4]);
+    for reason in ["this", "this", "that"] {
+        let _ = one.abort(reason).await.unwrap();
+    }
+    let keys: Vec<_> = fake.calls("/abort").into_iter().map(|call| call.idempotency_key.unwrap()).collect();
+    assert!(keys[0] == keys[1] && keys[1] != keys[2], "{keys:?}");
+    assert!(keys.iter().all(|key| key.len() <= 255));
+}
+
+#[tokio::test]
+async fn client_asks_whom_it_speaks_to_and_means_that_one_ever_after() {
+    let (client, fake) = client([(502, json!({})), (200, info("committing", Some("commit")))]).await;
+    let _ = client.begin().branch("http://127.0.0.1:8081", &1).commit().await.unwrap();
+    let _ = client.transaction(transaction(1).parse().unwrap()).info().await.unwrap();
+    let calls = fake.calls("");
+    assert_eq!((&*calls[0].method, &*calls[0].uri), ("GET", "/v1/coordinator"));
+    assert_eq!(calls.len(), 4, "it asks once: {calls:?}");
+    assert!(calls.iter().all(|call| call.cache_control.as_deref() == Some("no-store")));
+    assert!(calls[1..].iter().all(|call| call.coordinator.as_deref() == Some(common::COORDINATOR)), "{calls:?}");
+}
+
+#[tokio::test]
+async fn client_that_has_met_nobody_begins_nothing() {
+    let (_, fake) = client([(200, info("committing", Some("commit")))]).await;
+    for identity in [not_ready(), (200, json!({})), (404, json!({}))] {
+        fake.identify([identity]);
+        let options = ClientOptions { retry_for: Duration::ZERO, ..ClientOptions::default() };
+        let client = Client::with_options(&fake.start().await, options).unwrap();
+        let error = client.begin().commit().await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    }
+    assert!(fake.asked().is_empty());
+}
+
+#[tokio::test]
+async fn answer_of_another_log_is_an_error_and_no_outcome() {
+    let (client, fake) = client([(502, json!({})), not_my_log()]).await;
+    let error = client.begin().commit().await.unwrap_err();
+    let Error::OtherCoordinator { met, .. } = &error else { panic!("{error}") };
+    assert_eq!(met.unwrap().to_string(), common::COORDINATOR);
+    assert!(error.to_string().contains("that is another log"), "{error}");
+    let transaction = client.transaction(transaction(1).parse().unwrap());
+    assert!(matches!(transaction.commit().await, Err(Error::OtherCoordinator { .. })));
+    assert!(matches!(transaction.info().await, Err(Error::OtherCoordinator { .. })));
+    assert_eq!(fake.calls("/transactions").len(), 2);
+}
+
+#[tokio::test]
+async fn answer_that_another_log_signed_does_not_count() {
+    let (client, fake) = client([(200, info("aborted", Some("abort")))]).await;
+    let transaction = client.transaction(transaction(1).parse().unwrap());
+    assert!(matches!(transaction.commit().await, Ok(Outcome::Aborted(_))));
+    *fake.log.lock().unwrap() = Some("00000000-0000-4000-8000-000000000000".to_owned());
+    let mend = async {
+        common::until("it is asked again", || fake.calls("/commit").len() > 2).await;
+        fake.answer([(200, info("committed", Some("commit")))]);
+        *fake.log.lock().unwrap() = Some(common::COORDINATOR.to_owned());
+    };
+    let (outcome, ()) = tokio::join!(transaction.commit(), mend);
+    assert!(matches!(outcome, Ok(Outcome::Committed(_))), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn answer_about_another_transaction_counts_for_no_call() {
+    let of = |n| {
+        let mut other = info("aborted", Some("abort"));
+        other["id"] = transaction(n).into();
+        other
+    };
+    let mut refused = aborted();
+    refused.1["transaction"]["id"] = transaction(2).into();
+    let right = (200, info("committed", Some("commit")));
+    let (client, fake) = client([(200, of(2)), refused, right.clone()]).await;
+    let one = client.transaction(transaction(1).parse().unwrap());
+    assert!(matches!(one.commit().await, Ok(Outcome::Committed(_))));
+    fake.answer([(200, of(2)), right.clone()]);
+    assert!(matches!(one.abort("late").await, Ok(Outcome::Committed(_))));
+    fake.answer([(200, of(2)), right]);
+    assert_eq!(one.info().await.unwrap().id.to_string(), transaction(1));
+    let commits = fake.calls("/commit");
+    assert_eq!(commits.len(), 3);
+    assert!(commits.windows(2).all(|two| two[0].port != two[1].port), "over fresh connections: {commits:?}");
+}
+
+#[tokio::test]
+async fn answer_to_another_enlistment_does_not_count() {
+    let coordinator = json!({ "id": common::COORDINATOR, "epoch": common::epoch(2), "url": "http://127.0.0.1:7070", "horizon": common::NIL });
+    let enlisted = json!({ "deadline": "2100-01-01T00:00:00Z", "remaining_ms": 1, "coordinator": coordinator });
+    let with = |name: &str, value: &str| {
+        let mut other = enlisted.clone();
+        other[name] = value.into();
+        (201, other)
+    };
+    let answers = [with("branch", "another"), with("transaction", &transaction(2)), (201, enlisted.clone())];
+    let (client, fake) = client(answers).await;
+    let one = client.transaction(transaction(1).parse().unwrap());
+    let answer = one.enlist_named("mine", "http://127.0.0.1:8081", &json!({})).await.unwrap();
+    assert_eq!((answer.branch.as_str(), answer.transaction), ("mine", one.id()));
+    assert_eq!(fake.calls("/branches").len(), 3);
+}
+
+#[tokio::test]
+async fn problem_is_read_from_its_last_part_on() {
+    let refused =
+        json!({ "type": "/behind/a/gateway/problems/unknown-transaction", "status": 404, "detail": "it is not known" });
+    let (client, _fake) = client([(404, refused)]).await;
+    let error = client.transaction(transaction(1).parse().unwrap()).commit().await.unwrap_err();
+    let Error::Refused { problem, .. } = &error else { panic!("{error}") };
+    assert_eq!(problem.kind, unanimous_sdk::protocol::ProblemType::UnknownTransaction);
+}

@@ -72,7 +72,7 @@ async fn copy_that_runs_beside_its_original_gets_a_new_id() {
     let mut commit = copied.message(1);
     commit["participant_id"] = json!(id);
     assert_eq!(problem(&copied.post("commit", &commit).await), MISDIRECTED);
-    assert_eq!(copied.service.in_doubt(), 1);
+    assert_eq!(copied.service.in_doubt_count(), 1);
 }
 
 #[tokio::test]

@@ -203,7 +203,7 @@ async fn a_prepared_branch_is_there_after_a_restart_and_obeys() {
     assert_eq!(served.prepare(2, "bob", -30).await, prepared());
     served.stop().await;
     let served = Served::start(reopen(folder.path()).await).await;
-    assert_eq!(served.service.in_doubt(), 2);
+    assert_eq!(served.service.in_doubt_count(), 2);
     assert_eq!(served.prepare(1, "alice", -30).await, prepared());
     assert_eq!(served.bank().prepares.load(Ordering::SeqCst), 0);
     assert!(served.prepare(3, "alice", -30).await.1["reason"].as_str().unwrap().starts_with("lock-conflict"));
@@ -241,7 +241,7 @@ async fn a_lower_epoch_is_refused_with_the_higher_one_also_after_a_restart() {
         assert_eq!(problem(&answer), (412, "/problems/stale-epoch"));
         assert_eq!((&answer.1["epoch"], &answer.1["coordinator"]), (&json!(epoch(2)), &json!(COORDINATOR)));
     }
-    assert_eq!(served.service.in_doubt(), 1);
+    assert_eq!(served.service.in_doubt_count(), 1);
 }
 
 #[tokio::test]
@@ -354,14 +354,14 @@ async fn who_is_in_doubt_asks_until_it_is_told_and_obeys() {
     ]);
     assert_eq!(served.prepare(1, "alice", -30).await, prepared());
     until("it obeys", || served.balance("alice") == Some(70)).await;
-    until("it is in doubt no more", || served.service.in_doubt() == 0).await;
+    until("it is in doubt no more", || served.service.in_doubt_count() == 0).await;
     let asked = fake.asked();
     assert_eq!(asked.len(), 8, "{asked:?}");
     let expected = format!(
-        "GET /v1/transactions/{}/decision?coordinator={COORDINATOR}&epoch={}&branch=b&participant_id={} ",
-        transaction(1),
+        "GET /v1/transactions/{2}/decision?coordinator={COORDINATOR}&epoch={0}&branch=b&prepared_epoch={0}&participant_id={1} ",
         epoch(2),
-        served.service.store().participant_id()
+        served.service.store().participant_id(),
+        transaction(1)
     );
     assert!(asked.iter().all(|asked| *asked == expected), "{asked:?}");
     assert_eq!(served.commit(1).await, committed());
@@ -372,7 +372,7 @@ async fn who_is_in_doubt_takes_a_presumed_abort() {
     let (_folder, served, fake) = doubtful().await;
     fake.decide([decided("abort", 2)]);
     assert_eq!(served.prepare(1, "alice", -30).await, prepared());
-    until("it is in doubt no more", || served.service.in_doubt() == 0).await;
+    until("it is in doubt no more", || served.service.in_doubt_count() == 0).await;
     until("its key is free", || served.bank().aborts.load(Ordering::SeqCst) == 1).await;
     assert_eq!(served.abort(1).await, aborted());
     assert_eq!(served.balance("alice"), Some(100));

@@ -211,8 +211,8 @@ impl Seen {
         if id.is_empty() || epoch.is_empty() || horizon.is_empty() || text("url").is_empty() {
             wrong("a message doesn't say whose it is".to_owned());
         }
-        if received.call == Call::Prepare && received.transaction() < horizon.as_str() {
-            wrong("a prepare below the horizon".to_owned());
+        if received.transaction() < horizon.as_str() {
+            wrong("a horizon above the message's own transaction".to_owned());
         }
         if received.call != Call::Prepare && !received.body["payload"].is_null() {
             wrong("a payload in phase two".to_owned());

@@ -54,7 +54,17 @@ async fn a_transaction_shows_these_members_and_its_id_is_a_uuid_of_version_7() {
         "state",
     ];
     assert_eq!(names(&shown), members);
-    let of_a_branch = ["attempts", "branch", "last_error", "next_attempt_at", "participant", "state", "vote"];
+    let of_a_branch = [
+        "acknowledged",
+        "attempts",
+        "branch",
+        "last_error",
+        "next_attempt_at",
+        "participant",
+        "participant_id",
+        "state",
+        "vote",
+    ];
     assert_eq!(names(&shown["branches"][0]), of_a_branch);
     let id = shown["id"].as_str().unwrap();
     let uuid = uuid::Uuid::parse_str(id).unwrap();

@@ -224,11 +224,10 @@ impl Engine {
         match failure {
             Some(BatchFailure::Unsupported) => batches.refused(now.mono, batch),
             Some(BatchFailure::TooLarge) => batches.too_large(now.mono, batch),
-            Some(BatchFailure::OtherCall) => {}
             None if attempts.len() > 1 && attempts.iter().any(|(_, attempt)| attempt.is_answer()) => {
-                batches.taken(batch)
+                batches.taken(batch);
             }
-            None => {}
+            Some(BatchFailure::OtherCall) | None => {}
         }
         if let Some(max) = max_batch {
             batches.offered(max);

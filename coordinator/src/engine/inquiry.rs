@@ -6,9 +6,7 @@
 //!   of an id that retention cannot have dropped.
 //! - A decision is answered only when it is durable, and a commit never to another store than the one that voted.
 
-use unanimous_sdk::protocol::{
-    BranchName, CoordinatorId, Decision, Epoch, Outcome, ParticipantId, TransactionId, Vote,
-};
+use unanimous_sdk::protocol::{BranchName, CoordinatorId, Epoch, Outcome, ParticipantId, TransactionId, Vote};
 
 use super::{Engine, Now, Refusal, Refused, View};
 use crate::transaction::NotAllowed;
@@ -98,12 +96,8 @@ fn outcome(view: &View, inquiry: &Inquiry) -> Result<Outcome, Refused> {
         (Some(_), None) => Err(Refused::new(Refusal::NotAllowed(NotAllowed::BranchConflict(name.clone())))),
         // Its vote was never counted, and never will be.
         (Some(counted), Some(asker)) if counted != asker => Ok(Outcome::Abort),
-        (Some(_) | None, _) => Ok(match (branch.vote, view.decision()) {
-            // What voted read-only only a doubled prepare can have left in doubt.
-            (Some(Vote::ReadOnly), _) => Outcome::Abort,
-            (Some(Vote::Prepared) | None, Some(Decision::Commit)) => Outcome::Commit,
-            (Some(Vote::Prepared) | None, Some(Decision::Abort)) => Outcome::Abort,
-            (Some(Vote::Prepared) | None, None) => Outcome::Pending,
-        }),
+        // What voted read-only only a doubled prepare can have left in doubt.
+        (Some(_) | None, _) if branch.vote == Some(Vote::ReadOnly) => Ok(Outcome::Abort),
+        (Some(_) | None, _) => Ok(decided),
     }
 }

@@ -103,15 +103,12 @@ impl Lane {
         let places = if most > 1 { MOST_BATCHES } else { MOST_IN_FLIGHT };
         [Phase::Two, Phase::One].into_iter().find_map(|phase| {
             let in_flight = *self.in_flight.of(phase);
-            match self.groups.of(phase).front() {
-                Some(group) => {
-                    (in_flight < MOST_IN_FLIGHT).then(|| Room { phase, calls: most.min(group.len()), group: true })
-                }
-                None => {
-                    let free = in_flight < places && !self.waiting.of(phase).is_empty();
-                    free.then_some(Room { phase, calls: most, group: false })
-                }
+            if let Some(group) = self.groups.of(phase).front() {
+                let room = Room { phase, calls: most.min(group.len()), group: true };
+                return (in_flight < MOST_IN_FLIGHT).then_some(room);
             }
+            let free = in_flight < places && !self.waiting.of(phase).is_empty();
+            free.then_some(Room { phase, calls: most, group: false })
         })
     }
 

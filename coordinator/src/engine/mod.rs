@@ -423,7 +423,9 @@ impl Engine {
         (self.next_lsn, self.next_sequence) = (log.next, log.sequence);
         live.deliveries.resize_with(live.transaction.branches.len(), Delivery::default);
         if was_undecided && !live.transaction.state.is_undecided() {
-            live.timer.take().into_iter().for_each(|timer| self.timers.cancel(timer));
+            if let Some(timer) = live.timer.take() {
+                self.timers.cancel(timer);
+            }
             self.watch_abort(now, id);
         }
         let Some(live) = self.live.get_mut(&id) else { return Ok(false) };
@@ -489,7 +491,9 @@ impl Engine {
                 self.tell(id, Milestone::Finished);
                 // Its last entry is written: from now on it is found in the log.
                 let Some(Live { transaction, timer, .. }) = self.live.remove(&id) else { return };
-                timer.into_iter().for_each(|timer| self.timers.cancel(timer));
+                if let Some(timer) = timer {
+                    self.timers.cancel(timer);
+                }
                 self.outputs.push(Output::Finished(Ended { id, heuristic: transaction.is_heuristic() }));
                 if let Some(key) = transaction.begun_under() {
                     self.keys.remove(&key);

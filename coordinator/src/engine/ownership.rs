@@ -130,14 +130,14 @@ impl Engine {
 
     /// Whether this process still owns its log was looked into, after an [`Output::ConfirmOwnership`]. `lost` says how it was
     /// seen that it does not.
-    pub fn confirmed(&mut self, now: Now, lost: Option<String>) {
+    pub fn confirmed(&mut self, now: Now, lost: Option<&str>) {
         let claims = std::mem::take(&mut self.ownership.pending);
         let progress = self.ownership.progress.take();
-        if let (Some(lost), Some((epoch, witness))) = (&lost, claims.first()) {
+        if let (Some(lost), Some((epoch, witness))) = (lost, claims.first()) {
             return self.supersede(Superseded {
                 epoch: *epoch,
                 witnesses: vec![witness.clone()],
-                lost: Some(lost.clone()),
+                lost: Some(lost.to_owned()),
             });
         }
         self.ownership.confirmed_at = Some(now.mono);

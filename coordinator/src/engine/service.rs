@@ -281,7 +281,7 @@ impl Service {
         let service = self.clone();
         self.0.runtime.spawn_blocking(move || {
             let lost = service.0.journal.confirm_ownership().err().map(|error| error.to_string());
-            service.with(|engine, now| engine.confirmed(now, lost));
+            service.with(|engine, now| engine.confirmed(now, lost.as_deref()));
         });
     }
 
@@ -298,17 +298,18 @@ impl Service {
 
 fn log_superseded(Superseded { epoch, witnesses, lost }: &Superseded) {
     let named_by: Vec<_> = witnesses.iter().map(|witness| witness.participant.as_str()).collect();
-    match lost {
-        Some(lost) => error!(
+    if let Some(lost) = lost {
+        error!(
             %epoch, ?named_by, lost,
             "superseded: a participant knows a higher epoch of this coordinator, and the log is not this process's any more. It takes no \
              further action: stop it"
-        ),
-        None => error!(
+        );
+    } else {
+        error!(
             %epoch, ?named_by,
             "superseded: two participants know the same higher epoch of this coordinator, so a second one runs on a copy of its log. This \
              process takes no further action: stop one of the two"
-        ),
+        );
     }
 }
 

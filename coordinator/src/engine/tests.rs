@@ -206,7 +206,7 @@ impl World {
     /// It is found out whose the log is.
     fn confirm(&mut self, lost: Option<&str>) {
         assert!(std::mem::take(&mut self.confirming), "nobody has asked for it");
-        self.engine.confirmed(self.now, lost.map(str::to_owned));
+        self.engine.confirmed(self.now, lost);
         self.carry_out();
     }
 

@@ -14,6 +14,7 @@ use super::{
 };
 
 /// Each state a transaction of two branches, "a" and "b", can be in, and how it comes there.
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn states() -> Vec<(&'static str, Transaction)> {
     let prepared = || PrepareAnswer::Vote(Vote::Prepared);
     let read_only = || PrepareAnswer::Vote(Vote::ReadOnly);

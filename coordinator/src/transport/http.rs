@@ -122,13 +122,11 @@ impl Http {
             Err(attempt) => (attempt, None),
             Ok(response) => {
                 let Response { status, content_type, max_batch, body, lease } = response;
-                match self.read(message, status, content_type.as_deref(), &body) {
-                    Ok(attempt) => (attempt, max_batch),
-                    Err(OtherCall) => {
-                        lease.close();
-                        (Attempt::NoAnswer(format!("an answer that names another call than {}", of(message))), None)
-                    }
+                if let Ok(attempt) = self.read(message, status, content_type.as_deref(), &body) {
+                    return (attempt, max_batch);
                 }
+                lease.close();
+                (Attempt::NoAnswer(format!("an answer that names another call than {}", of(message))), None)
             }
         }
     }
@@ -164,13 +162,11 @@ impl Http {
             Some(answer) => self.read(message, answer.status, JSON, answer.body.get().as_bytes()),
             None => Ok(Attempt::NoAnswer("its answer in the batch isn't one: it needs a status and a body".to_owned())),
         });
-        match attempts.collect() {
-            Ok(attempts) => (attempts, max_batch),
-            Err(OtherCall) => {
-                lease.close();
-                (all(Attempt::NotTaken(BatchFailure::OtherCall)), None)
-            }
+        if let Ok(attempts) = attempts.collect() {
+            return (attempts, max_batch);
         }
+        lease.close();
+        (all(Attempt::NotTaken(BatchFailure::OtherCall)), None)
     }
 
     async fn post(

@@ -1,7 +1,6 @@
 //! Calling participants.
 //!
-//! Always true: an answer counts only as PROTOCOL §4 says; a call that may have reached its participant is never taken
-//! for one that has not.
+//! Always true: an answer counts only as PROTOCOL §4 says; whatever has no answer may have reached its participant.
 
 pub(crate) mod client;
 mod connection;
@@ -82,7 +81,7 @@ pub enum Attempt {
         /// Who answered.
         participant_id: Option<ParticipantId>,
     },
-    /// No connection could be made.
+    /// No connection could be made. A try on a kept one, which turned out to be dead, may have arrived before.
     Unreachable(String),
     /// An answer that doesn't count, or a connection dropped in the middle.
     NoAnswer(String),

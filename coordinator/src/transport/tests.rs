@@ -55,6 +55,8 @@ struct Server {
     url: ParticipantUrl,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<AtomicUsize>,
+    /// Connections that the client has closed.
+    closed: Arc<AtomicUsize>,
 }
 
 impl Server {
@@ -62,14 +64,21 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let (seen, connections) = (Arc::<Mutex<Vec<Seen>>>::default(), Arc::<AtomicUsize>::default());
+        let closed = Arc::<AtomicUsize>::default();
         let (script, all, count): (Arc<Script>, _, _) = (Arc::new(script), seen.clone(), connections.clone());
+        let ends = closed.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let connection = count.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(serve(stream, connection, script.clone(), all.clone()));
+                let (script, all, ends) = (script.clone(), all.clone(), ends.clone());
+                tokio::spawn(async move {
+                    if serve(stream, connection, script, all).await.is_ok_and(|by_client| by_client) {
+                        ends.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
             }
         });
-        Self { url, seen, connections }
+        Self { url, seen, connections, closed }
     }
 
     fn seen(&self) -> Vec<Seen> {
@@ -81,18 +90,19 @@ impl Server {
     }
 }
 
+/// Serves a connection; whether the client has closed it.
 async fn serve(
     stream: TcpStream,
     connection: usize,
     script: Arc<Script>,
     all: Arc<Mutex<Vec<Seen>>>,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let mut stream = BufReader::new(stream);
     loop {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             if stream.read_line(&mut head).await? == 0 {
-                return Ok(());
+                return Ok(true);
             }
         }
         let head = head.to_lowercase();
@@ -106,7 +116,7 @@ async fn serve(
             Say::With(header, status, body) => (header, status, body.to_string()),
             Say::Text(status, body) => ("x: y", status, body),
             Say::Nothing => std::future::pending().await,
-            Say::Close => return Ok(()),
+            Say::Close => return Ok(false),
         };
         let answer = format!(
             "HTTP/1.1 {status} S\r\ncontent-type: application/json\r\n{header}\r\ncontent-length: {}\r\n\r\n{body}",
@@ -190,7 +200,7 @@ async fn three_kept(http: &Http, how: fn() -> Say) -> (Server, Arc<AtomicBool>) 
     let calls = (0..3).map(|_| {
         let post = client::Post {
             url: server.url.as_str(),
-            body: Default::default(),
+            body: bytes::Bytes::default(),
             traceparent: None,
             max_answer_bytes: 1024,
             remaining: None,
@@ -216,6 +226,12 @@ async fn is_made_once_more(how: fn() -> Say, limit: Duration) {
     // The other two are not tried any more.
     assert_eq!(call(&http, &server, message(2, Call::Commit)).await, committed());
     assert_eq!((server.connections(), server.seen().len()), (4, 6));
+    let both_closed = async {
+        while server.closed.load(Ordering::Relaxed) < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LONG, both_closed).await.expect("the other two are closed");
 }
 
 #[tokio::test]
@@ -241,12 +257,15 @@ async fn call_on_a_fresh_connection_is_made_once() {
 
 #[tokio::test]
 async fn prepare_ends_at_the_deadline_and_is_not_repeated() {
-    let http = http(LONG);
+    let http = http(Duration::from_secs(4));
     let (server, _) = three_kept(&http, || Say::Nothing).await;
-    let late = Message { remaining_ms: 100, ..message(1, Call::Prepare) };
+    let late = Message { remaining_ms: 1_200, ..message(1, Call::Prepare) };
     let attempt = call(&http, &server, late).await;
     assert!(matches!(attempt, Attempt::Silence(_)), "{attempt:?}");
-    assert_eq!(server.connections(), 3, "nothing is sent after the deadline");
+    assert_eq!(server.seen().len(), 4, "nothing is sent after the deadline");
+    // The dead ones are closed all the same.
+    assert_eq!(call(&http, &server, message(2, Call::Commit)).await, committed());
+    assert_eq!((server.connections(), server.seen().len()), (4, 5));
 }
 
 #[tokio::test]

@@ -4,5 +4,5 @@ use clap::Parser;
 use unanimous_examples::{bank, service};
 
 fn main() -> std::process::ExitCode {
-    service::main("bank", bank::run(bank::Options::parse()))
+    service::main("bank", bank::main(bank::Cli::parse()))
 }

@@ -3,7 +3,7 @@
 //! Always true: see the [module](super). A coordinator is looked at before a branch is: one that is stale, or says what
 //! can't be true, changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Act, Branch, BranchKey, Call, Event, Fate, Known, Lsn, Payload, Record, Refusal, Reply, Saved, State, Step,
@@ -108,6 +108,22 @@ impl Book {
     /// The branches that are prepared and not decided, oldest transaction first for each coordinator. Looks at all.
     pub fn in_doubt(&self) -> impl Iterator<Item = (&BranchKey, &Branch)> {
         self.branches.iter().filter(|(_, branch)| branch.state == State::Prepared)
+    }
+
+    /// Returns the oldest branches, as many as `most`, that ended as their coordinator decided and that no horizon has
+    /// passed. Looks at all.
+    pub fn oldest_ended(&self, most: usize) -> Vec<BranchKey> {
+        let mut oldest = BTreeSet::new();
+        for (key, branch) in &self.branches {
+            let is_ended = matches!(branch.state, State::Committed | State::Aborted(_)) && branch.resolved.is_none();
+            if is_ended && !self.is_below_horizon(key) {
+                oldest.insert((key.transaction, key));
+                if oldest.len() > most {
+                    oldest.pop_last();
+                }
+            }
+        }
+        oldest.into_iter().map(|(_, key)| key.clone()).collect()
     }
 
     /// Carries one event out.
@@ -273,7 +289,7 @@ impl Book {
             "it came without a payload, and no work is held for it"
         } else {
             let digest = payload.as_ref().map(|payload| payload.digest);
-            let branch = Branch { state: State::Working, digest, payload, epoch, since: now, lsn: Lsn::default() };
+            let branch = Branch { digest, payload, ..Branch::new(State::Working, epoch, now) };
             self.insert(key, branch);
             return Reply::Work;
         };
@@ -281,7 +297,7 @@ impl Book {
         if !below {
             let digest = payload.map(|payload| payload.digest);
             let state = State::Refused(why.to_owned());
-            let branch = Branch { state, digest, payload: None, epoch, since: now, lsn: Lsn::default() };
+            let branch = Branch { digest, ..Branch::new(state, epoch, now) };
             entry.save(key, &branch);
             self.insert(key, branch);
         }
@@ -305,9 +321,7 @@ impl Book {
         let Some(branch) = self.branches.get_mut(key) else {
             // Below the horizon no prepare is taken any more: no tombstone is needed.
             if !self.is_below_horizon(key) {
-                let since = UnixMillis::default();
-                let branch =
-                    Branch { state: State::Tombstone, digest: None, payload: None, epoch, since, lsn: Lsn::default() };
+                let branch = Branch::new(State::Tombstone, epoch, UnixMillis::default());
                 entry.save(key, &branch);
                 self.insert(key, branch);
             }
@@ -329,8 +343,7 @@ impl Book {
         if self.is_below_horizon(key) || key.transaction < horizon {
             return Err(Refusal::IsAborted { why: "its transaction is finished".to_owned() });
         }
-        let branch = Branch { state: State::Open, digest: None, payload: None, epoch, since: now, lsn: Lsn::default() };
-        self.insert(key, branch);
+        self.insert(key, Branch::new(State::Open, epoch, now));
         Ok(Reply::Work)
     }
 
@@ -349,7 +362,9 @@ impl Book {
         let below = self.is_below_horizon(key);
         let Some(branch) = self.branches.get_mut(key) else {
             return match act {
-                Act::Worked(_) | Act::Failed | Act::GiveUp(_) | Act::Effected => Ok(Reply::Nothing),
+                Act::Worked(_) | Act::Failed | Act::Resolve { .. } | Act::GiveUp(_) | Act::Effected => {
+                    Ok(Reply::Nothing)
+                }
                 Act::Hold(_) | Act::Vote(_) => Err(Refusal::UnknownBranch),
             };
         };
@@ -381,6 +396,7 @@ impl Book {
             (Act::Hold(_) | Act::Vote(_), State::Aborting(why) | State::Aborted(why) | State::Refused(why)) => {
                 Err(Refusal::IsAborted { why })
             }
+            (Act::Resolve { decision, reason }, State::Prepared) => Ok(branch.resolve(decision, reason)),
             (Act::GiveUp(why), State::Open | State::Held(_) | State::Working) => Ok(branch.abort(why)),
             (Act::Effected, State::Committing) => {
                 (branch.state, branch.payload) = (State::Committed, None);
@@ -390,7 +406,9 @@ impl Book {
             }
             (Act::Effected, State::Aborting(why)) => {
                 (branch.state, branch.payload) = (State::Aborted(why), None);
-                // Not forced; but who is told that it ended against the decision hears it when it is durable.
+                // Forced only if nobody could say it again; but who is told that it ended against the decision hears it
+                // when it is durable.
+                entry.forced |= branch.resolved.is_some();
                 branch.lsn = entry.lsn;
                 entry.save(key, branch);
                 entry.fate = Fate::Discard;
@@ -398,7 +416,13 @@ impl Book {
             }
             // What comes too late, or twice, changes nothing. Every act and state is named: a new one must find its place.
             (
-                Act::Worked(_) | Act::Failed | Act::Hold(_) | Act::Vote(_) | Act::GiveUp(_) | Act::Effected,
+                Act::Worked(_)
+                | Act::Failed
+                | Act::Hold(_)
+                | Act::Vote(_)
+                | Act::Resolve { .. }
+                | Act::GiveUp(_)
+                | Act::Effected,
                 State::Open
                 | State::Held(_)
                 | State::Working
@@ -439,6 +463,15 @@ impl Branch {
             }
             Decision::Abort => self.abort("its transaction was aborted"),
         }
+    }
+
+    fn resolve(&mut self, decision: Decision, reason: String) -> Reply {
+        let reply = match decision {
+            Decision::Commit => self.decide(decision),
+            Decision::Abort => self.abort(&format!("an operator ended it by hand: {reason}")),
+        };
+        self.resolved = Some(reason);
+        reply
     }
 
     fn abort(&mut self, why: &str) -> Reply {

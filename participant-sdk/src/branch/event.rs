@@ -48,6 +48,7 @@ pub enum Call {
 
 /// What happens here.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
 pub enum Act {
     /// The work that a prepare brought is done, or refused with a reason.
     Worked(Result<Vote, String>),
@@ -57,6 +58,8 @@ pub enum Act {
     Hold(Vote),
     /// … and is given unasked.
     Vote(Vote),
+    /// An operator ends it by hand: one that is in doubt, and no other.
+    Resolve { decision: Decision, reason: String },
     /// It is given up: its deadline has passed, or the application has let it go. Whoever voted is not touched by it.
     GiveUp(&'static str),
     /// The application has carried its own part of the decision out.

@@ -165,13 +165,21 @@ pub struct Branch {
     pub digest: Option<u128>,
     /// The work itself, until the branch has ended.
     pub payload: Option<Payload>,
-    /// The epoch under which it was last heard of before its vote.
+    /// The epoch under which it was last heard of before its vote: the one under which it was prepared.
     pub epoch: Epoch,
     /// When its work began.
     pub since: UnixMillis,
-    /// The last entry of it whose survival was or will be told.
+    /// The reason for which an operator ended it by hand; None for every other branch.
+    pub resolved: Option<String>,
+    /// The last entry of it whose survival was or will be told, or that ends it.
     #[serde(skip)]
     pub lsn: Lsn,
+}
+
+impl Branch {
+    pub(super) fn new(state: State, epoch: Epoch, since: UnixMillis) -> Self {
+        Self { state, digest: None, payload: None, epoch, since, resolved: None, lsn: Lsn::default() }
+    }
 }
 
 /// What is known of a coordinator.

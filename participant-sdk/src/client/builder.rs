@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Error, Info, Outcome, Transaction,
-    calls::{Calls, expect, outcome},
+    calls::{Calls, Names, Post, expect, outcome},
 };
 use crate::protocol::{BranchName, ParticipantUrl};
 
@@ -49,6 +49,11 @@ pub(super) fn branch(
         branch["branch"] = json!(name.parse::<BranchName>()?);
     }
     Ok(branch)
+}
+
+/// A call that begins: its answer names a transaction that nobody knows before.
+fn post(body: &Value, waits: bool) -> Post<'_> {
+    Post { path: String::new(), body, key: None, waits, names: Names::default() }
 }
 
 impl Begin {
@@ -115,7 +120,7 @@ impl Begin {
         // It matters with the commit only.
         self.body.remove("respond");
         let body = self.body()?;
-        let answer = self.calls.post("", &body, false).await?;
+        let answer = self.calls.post(post(&body, false)).await?;
         let info: Info = expect("begin", &[200, 201], &answer)?;
         Ok(Transaction::new(self.calls, info.id))
     }
@@ -128,7 +133,7 @@ impl Begin {
     pub async fn commit(mut self) -> Result<Outcome, Error> {
         let mut body = self.body()?;
         body["commit"] = true.into();
-        let answer = self.calls.post("", &body, true).await?;
+        let answer = self.calls.post(post(&body, true)).await?;
         outcome("commit", &answer)
     }
 }

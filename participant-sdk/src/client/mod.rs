@@ -1,7 +1,7 @@
 //! The initiator: begins transactions, has work enlisted in them, and learns how they end.
 //!
 //! Always true: `Ok` of a commit is an [`Outcome`] to be looked at, never "it is done"; a call that is repeated is carried
-//! out once; what can't be known is said to be unknown.
+//! out once, by the coordinator that was met first; what can't be known is said to be unknown.
 
 mod builder;
 mod calls;
@@ -15,9 +15,12 @@ pub use info::{BranchInfo, Info, Reason};
 pub use outcome::{Aborted, Committed, NotCommitted, Outcome, Undecided};
 pub use transaction::Transaction;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use crate::protocol::{Malformed, ParticipantUrl, Problem, TransactionId};
+use crate::protocol::{CoordinatorId, Malformed, ParticipantUrl, Problem, TransactionId};
 
 /// Why a call gave no answer to go by.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +48,15 @@ pub enum Error {
          transactions, by metadata you gave, before you do it again"
     )]
     Unknown { call: String, why: String },
+    /// What answers at the coordinator's URL has another log than the coordinator that this client has met: a second one by
+    /// mistake, or one that was started on an empty folder. It did nothing for this call. If an earlier call's answer was
+    /// lost, only the coordinator that was met can tell what became of it. Where the new one is right, make a new client.
+    #[error(
+        "{call}: {why}; this client has met the coordinator {}, and another one answers at its URL now: nothing was done \
+         there, and what became of earlier calls only that one can tell",
+        met.map_or_else(|| "of another log".to_owned(), |id| id.to_string())
+    )]
+    OtherCoordinator { call: String, met: Option<CoordinatorId>, why: String },
 }
 
 /// How a client behaves.
@@ -71,7 +83,8 @@ impl Default for ClientOptions {
     }
 }
 
-/// A coordinator, to begin transactions at. Cheap to clone; keeps its connections.
+/// A coordinator, to begin transactions at. Cheap to clone; keeps its connections, and the id of the coordinator that it
+/// meets first: before its first call it asks for that.
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
@@ -104,7 +117,7 @@ impl Client {
     pub fn with_options(url: &str, options: ClientOptions) -> Result<Self, Error> {
         let base: ParticipantUrl = url.parse()?;
         let http = crate::http::Connections::new()?;
-        Ok(Self { calls: Arc::new(calls::Calls { base, http, options }) })
+        Ok(Self { calls: Arc::new(calls::Calls { base, http, options, met: OnceLock::new() }) })
     }
 
     /// Prepares a transaction; [`Begin::start`] or [`Begin::commit`] does it.

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Error, Info, Outcome,
     builder::branch,
-    calls::{Calls, expect, outcome},
+    calls::{Calls, Names, Post, expect, outcome},
 };
 use crate::protocol::{BranchName, EnlistAnswer, TRANSACTION_HEADER, TransactionId};
 
@@ -72,7 +72,10 @@ impl Transaction {
         payload: &(impl Serialize + ?Sized),
     ) -> Result<EnlistAnswer, Error> {
         let body = branch(Some(name), participant, payload)?;
-        let answer = self.calls.post(&format!("/{}/branches", self.id), &body, false).await?;
+        let branch = name.parse()?;
+        let names = Names { branch: Some(&branch), ..self.names() };
+        let path = format!("/{}/branches", self.id);
+        let answer = self.calls.post(Post { path, body: &body, key: None, waits: false, names }).await?;
         expect("enlist", &[200, 201], &answer)
     }
 
@@ -80,8 +83,7 @@ impl Transaction {
     ///
     /// Errors: [`Error`]. After one, the transaction may have either outcome: ask again.
     pub async fn commit(&self) -> Result<Outcome, Error> {
-        let answer = self.calls.post(&format!("/{}/commit", self.id), &json!({}), true).await?;
-        outcome("commit", &answer)
+        self.decide("commit", &json!({}), format!("commit-{}", self.id)).await
     }
 
     /// Commits it, and waits until every branch has acknowledged that.
@@ -89,8 +91,7 @@ impl Transaction {
     /// Errors: as for [`Transaction::commit`].
     pub async fn commit_and_finish(&self) -> Result<Outcome, Error> {
         let body = json!({ "respond": "finished" });
-        let answer = self.calls.post(&format!("/{}/commit", self.id), &body, true).await?;
-        outcome("commit", &answer)
+        self.decide("commit", &body, format!("commit-finished-{}", self.id)).await
     }
 
     /// Aborts it, or learns that it is committed. May be repeated for ever.
@@ -98,15 +99,28 @@ impl Transaction {
     /// Errors: as for [`Transaction::commit`].
     pub async fn abort(&self, reason: &str) -> Result<Outcome, Error> {
         let body = json!({ "reason": reason });
-        let answer = self.calls.post(&format!("/{}/abort", self.id), &body, false).await?;
-        outcome("abort", &answer)
+        // A key stands for one body.
+        let digest = xxhash_rust::xxh3::xxh3_128(reason.as_bytes());
+        self.decide("abort", &body, format!("abort-{}-{digest:032x}", self.id)).await
+    }
+
+    fn names(&self) -> Names<'static> {
+        Names { transaction: Some(self.id), branch: None }
+    }
+
+    /// Commits or aborts, under the one key that all such calls of the transaction share, from whatever process: the
+    /// coordinator keeps no key for each repeat.
+    async fn decide(&self, call: &str, body: &Value, key: String) -> Result<Outcome, Error> {
+        let (path, waits) = (format!("/{}/{call}", self.id), call == "commit");
+        let post = Post { path, body, key: Some(key), waits, names: self.names() };
+        outcome(call, &self.calls.post(post).await?)
     }
 
     /// How it stands now.
     ///
     /// Errors: [`Error`].
     pub async fn info(&self) -> Result<Info, Error> {
-        let answer = self.calls.get(&format!("/{}", self.id)).await?;
+        let answer = self.calls.get(&format!("/{}", self.id), self.names()).await?;
         expect("get", &[200], &answer)
     }
 }

@@ -10,12 +10,12 @@ use super::{
     now,
 };
 use crate::{
-    branch::{Call, Event, Lsn, Payload, Refusal, Reply},
+    branch::{BranchKey, Call, Event, Lsn, Payload, Refusal, Reply},
     failpoint,
     participant::Participant,
     protocol::{
-        AbortAnswer, AnswerOrigin, BatchCall, BatchMessage, CommitAnswer, Coordinator, PrepareAnswer, Problem,
-        ProblemType, WithOrigin,
+        AbortAnswer, AnswerOrigin, BatchCall, BatchMessage, CommitAnswer, Coordinator, CoordinatorId, PrepareAnswer,
+        Problem, ProblemType, WithOrigin,
     },
 };
 
@@ -24,6 +24,8 @@ pub(super) struct Settled {
     call: BatchCall,
     origin: AnswerOrigin,
     told: Result<Result<Reply, Refusal>, Stuck>,
+    /// The reason for which an operator committed the branch by hand.
+    resolved: Option<String>,
     pub(super) after: Lsn,
 }
 
@@ -48,6 +50,12 @@ impl<P: Participant> Inner<P> {
         settled.answer()
     }
 
+    /// Returns the reason for which an operator ended a branch by hand.
+    fn resolved(&self, coordinator: CoordinatorId, of: &AnswerOrigin) -> Option<String> {
+        let key = BranchKey { coordinator, transaction: of.transaction?, branch: of.branch.clone()? };
+        self.desk()?.book.branch(&key)?.resolved.clone()
+    }
+
     /// Returns who answers here: all that is known of an answer's origin where the call can't be read.
     pub(crate) fn origin(&self) -> AnswerOrigin {
         AnswerOrigin { participant_id: self.participant_id.get().copied().flatten(), ..AnswerOrigin::default() }
@@ -65,11 +73,17 @@ impl<P: Participant> Inner<P> {
             branch: Some(message.branch.clone()),
             ..self.origin()
         };
-        let call = message.call;
+        let (call, coordinator) = (message.call, from.id);
         let (event, how) = read(from, message, how).map_err(|problem| Fault::from(problem).of(&origin))?;
         Ok(match self.settle(event, None, how).await {
-            Ok(step) => Settled { call, origin, after: step.after, told: Ok(step.answer) },
-            Err(stuck) => Settled { call, origin, after: Lsn::default(), told: Err(stuck) },
+            Ok(step) => {
+                let resolved = match step.answer {
+                    Err(Refusal::IsCommitted) => self.resolved(coordinator, &origin),
+                    Ok(_) | Err(_) => None,
+                };
+                Settled { call, origin, after: step.after, told: Ok(step.answer), resolved }
+            }
+            Err(stuck) => Settled { call, origin, after: Lsn::default(), told: Err(stuck), resolved: None },
         })
     }
 }
@@ -114,7 +128,7 @@ impl Settled {
     }
 
     fn say(self) -> Answer {
-        let Self { call, origin, told, after: _ } = self;
+        let Self { call, origin, told, resolved, after: _ } = self;
         let told = told.map_err(|stuck| Fault::from(stuck).of(&origin))?;
         let prepare = |answer, origin| Ok(Said::Prepare(WithOrigin { answer, origin }));
         let commit = |answer, origin| Ok(Said::Commit(WithOrigin { answer, origin }));
@@ -131,7 +145,11 @@ impl Settled {
             (BatchCall::Commit, Err(Refusal::UnknownBranch)) => commit(CommitAnswer::UnknownBranch, origin),
             (BatchCall::Abort, Ok(Reply::Aborted)) => abort(AbortAnswer::Aborted, origin),
             (BatchCall::Abort, Err(Refusal::IsCommitted)) => {
-                let detail = Some("the branch is committed, and can't be undone".to_owned());
+                let detail = resolved.map_or_else(
+                    || "the branch is committed, and can't be undone".to_owned(),
+                    |reason| format!("the branch is committed, as an operator ended it by hand: {reason}"),
+                );
+                let detail = Some(detail);
                 abort(AbortAnswer::HeuristicCommit { detail }, origin)
             }
             (

@@ -9,17 +9,18 @@ mod batch;
 mod body;
 mod calls;
 mod desk;
+mod doubts;
+mod operator;
 mod routes;
 
 use std::{
-    sync::{
-        Arc, Mutex, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicU64},
     time::Duration,
 };
 
 use tokio::sync::{Semaphore, watch};
+
+use doubts::Doubts;
 
 use crate::{
     branch::{Book, Saved},
@@ -32,6 +33,10 @@ use crate::{
 pub(crate) use answer::problem_response;
 pub(crate) use calls::refused;
 pub(crate) use desk::{Desk, How, Stuck};
+pub use operator::{InDoubt, ResolveError};
+
+/// The most branches whose end is told to their coordinators after a start.
+const MAX_ENDED_TOLD: usize = 1000;
 
 /// How a service takes part.
 ///
@@ -91,7 +96,10 @@ pub(crate) struct Inner<P: Participant> {
     readiness: watch::Sender<Readiness>,
     /// Bounds the inquiries that are under way at once.
     pub(crate) asking: Semaphore,
+    /// The same for acknowledgements: they keep no inquiry waiting.
+    pub(crate) telling: Semaphore,
     pub(crate) long_in_doubt: AtomicU64,
+    pub(crate) doubts: Doubts,
 }
 
 /// A participant that runs. Cheap to clone; lives as long as a clone, or a router made of one, does.
@@ -139,7 +147,9 @@ impl<P: Participant> Service<P> {
             participant_id: OnceLock::new(),
             readiness: watch::channel(Readiness::Loading).0,
             asking: Semaphore::new(32),
+            telling: Semaphore::new(8),
             long_in_doubt: AtomicU64::new(0),
+            doubts: Doubts::default(),
         }));
         let inner = service.0.clone();
         tokio::spawn(async move {
@@ -156,7 +166,7 @@ impl<P: Participant> Service<P> {
     /// ```no_run
     /// # async fn f<P: unanimous_sdk::participant::Participant>(service: unanimous_sdk::server::Service<P>) -> Result<(), String> {
     /// service.ready().await?;
-    /// println!("{} branches in doubt", service.in_doubt());
+    /// println!("{} branches in doubt", service.in_doubt_count());
     /// # Ok(()) }
     /// ```
     pub async fn ready(&self) -> Result<(), String> {
@@ -179,16 +189,6 @@ impl<P: Participant> Service<P> {
         &self.0.store
     }
 
-    /// How many branches are prepared, their decision not known. Looks at all branches that are kept.
-    pub fn in_doubt(&self) -> usize {
-        self.0.desk().map_or(0, |desk| desk.book.in_doubt().count())
-    }
-
-    /// How many branches have been in doubt for over a minute since the start, at some time.
-    pub fn long_in_doubt(&self) -> u64 {
-        self.0.long_in_doubt.load(Ordering::Relaxed)
-    }
-
     /// The protocol's calls for this participant: nest it under the path of its base URL.
     pub fn router(&self) -> axum::Router {
         routes::router(self.0.clone())
@@ -203,6 +203,7 @@ impl<P: Participant> Inner<P> {
                 if !self.options.coordinators.is_empty() {
                     book = book.with_named_coordinators();
                 }
+                let ended = book.oldest_ended(MAX_ENDED_TOLD);
                 let in_doubt: Vec<_> = book.in_doubt().map(|(key, _)| key.clone()).collect();
                 tracing::info!(in_doubt = in_doubt.len(), "the participant's store is loaded");
                 let _ = self.participant_id.set(book.participant_id());
@@ -210,6 +211,7 @@ impl<P: Participant> Inner<P> {
                 for key in in_doubt {
                     crate::inquiry::start(self, key, Duration::ZERO);
                 }
+                crate::acknowledge::start_all(self, ended);
                 self.readiness.send_replace(Readiness::Ready);
             }
             Err(error) => {

@@ -91,7 +91,7 @@ struct Payload1<'a> {
     text: &'a str,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Branch1<'a> {
     #[serde(borrow)]
     state: State1<'a>,
@@ -100,6 +100,18 @@ struct Branch1<'a> {
     payload: Option<Payload1<'a>>,
     epoch: Epoch,
     since: UnixMillis,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Branch2<'a> {
+    #[serde(borrow)]
+    state: State1<'a>,
+    digest: Option<u128>,
+    #[serde(borrow)]
+    payload: Option<Payload1<'a>>,
+    epoch: Epoch,
+    since: UnixMillis,
+    resolved: Option<&'a str>,
 }
 
 impl<'a> From<&'a State> for State1<'a> {
@@ -141,18 +153,22 @@ impl From<State1<'_>> for State {
 }
 
 pub(super) fn encode_branch(branch: &Branch) -> Vec<u8> {
-    let Branch { state, digest, payload, epoch, since, lsn: _ } = branch;
+    let Branch { state, digest, payload, epoch, since, resolved, lsn: _ } = branch;
     let payload = payload.as_ref().map(|payload| Payload1 { digest: payload.digest, text: &payload.text });
-    encode(1, &Branch1 { state: state.into(), digest: *digest, payload, epoch: *epoch, since: *since })
+    let (state, resolved) = (state.into(), resolved.as_deref());
+    encode(2, &Branch2 { state, digest: *digest, payload, epoch: *epoch, since: *since, resolved })
 }
 
 pub(super) fn decode_branch(bytes: &[u8]) -> Result<Branch, String> {
-    match version(bytes)? {
+    let Branch2 { state, digest, payload, epoch, since, resolved } = match version(bytes)? {
         (1, rest) => {
             let Branch1 { state, digest, payload, epoch, since } = read(rest)?;
-            let payload = payload.map(|Payload1 { digest, text }| Payload { digest, text: text.into() });
-            Ok(Branch { state: state.into(), digest, payload, epoch, since, lsn: Lsn::default() })
+            Branch2 { state, digest, payload, epoch, since, resolved: None }
         }
-        (other, _) => Err(format!("a branch has the unknown version {other}")),
-    }
+        (2, rest) => read(rest)?,
+        (other, _) => return Err(format!("a branch has the unknown version {other}")),
+    };
+    let payload = payload.map(|Payload1 { digest, text }| Payload { digest, text: text.into() });
+    let (state, resolved, lsn) = (state.into(), resolved.map(str::to_owned), Lsn::default());
+    Ok(Branch { state, digest, payload, epoch, since, resolved, lsn })
 }

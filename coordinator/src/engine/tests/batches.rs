@@ -10,6 +10,8 @@ use crate::{
     transport::{BatchFailure, max_batch_bytes},
 };
 
+const KIB: usize = 1024;
+
 /// A world whose participant "a" has offered to take batches of at most four.
 fn with_batches() -> World {
     let mut world = World::new();
@@ -184,7 +186,6 @@ fn batch_is_measured_before_a_call_is_added() {
         drop(world.commit(id));
         id
     };
-    const KIB: usize = 1024;
     // Two are under way, the others wait.
     let ids = [1, 1, 600 * KIB, 300 * KIB, 200 * KIB, 1, 1_000 * KIB, 600 * KIB].map(|bytes| begin(&mut world, bytes));
     let (first, second) = (world.calls.remove(0), world.calls.remove(0));

@@ -13,8 +13,8 @@ fn near() -> Epoch {
     epoch_at(DAY + 60_000)
 }
 
-fn store(number: u128) -> Option<ParticipantId> {
-    Some(ParticipantId::from_uuid(uuid::Uuid::from_u128(number)))
+fn store(number: u128) -> ParticipantId {
+    ParticipantId::from_uuid(uuid::Uuid::from_u128(number))
 }
 
 impl World {
@@ -112,7 +112,7 @@ fn two_independent_witnesses_of_one_epoch_supersede() {
     assert_eq!(superseded.witnesses.len(), 2);
     assert!(superseded.lost.is_none());
     let mut world = World::new();
-    world.answered_412([("http://localhost:1/a", store(1)), ("http://localhost:2/a", store(2))], near());
+    world.answered_412([("http://localhost:1/a", Some(store(1))), ("http://localhost:2/a", Some(store(2)))], near());
     assert!(world.engine.superseded().is_some());
 }
 
@@ -120,8 +120,8 @@ fn two_independent_witnesses_of_one_epoch_supersede() {
 fn one_store_or_one_host_is_one_witness() {
     for (one, other) in [
         (("http://localhost:1/a", None), ("http://localhost:1/b", None)),
-        (("http://localhost:1/a", store(1)), ("http://localhost:2/a", store(1))),
-        (("http://localhost/a", store(1)), ("http://localhost:80/b", store(2))),
+        (("http://localhost:1/a", Some(store(1))), ("http://localhost:2/a", Some(store(1)))),
+        (("http://localhost/a", Some(store(1))), ("http://localhost:80/b", Some(store(2)))),
     ] {
         let mut world = World::new();
         world.answered_412([one, other], near());

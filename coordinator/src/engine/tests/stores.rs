@@ -9,12 +9,12 @@ use crate::{
     transaction::{NotAllowed, StoreVote},
 };
 
-fn store(number: u128) -> Option<ParticipantId> {
-    Some(ParticipantId::from_uuid(uuid::Uuid::from_u128(number)))
+fn store(number: u128) -> ParticipantId {
+    ParticipantId::from_uuid(uuid::Uuid::from_u128(number))
 }
 
 fn prepared_by(number: u128) -> Attempt {
-    Attempt::Prepare(PrepareAnswer::Vote(Vote::Prepared), store(number))
+    Attempt::Prepare(PrepareAnswer::Vote(Vote::Prepared), Some(store(number)))
 }
 
 impl World {
@@ -61,12 +61,12 @@ fn the_store_that_voted_is_kept_shown_and_named() {
     let mut world = World::new();
     let id = world.committing_at_store_1();
     let (_, call) = &world.calls[0];
-    assert_eq!((call.call, call.participant_id), (Call::Commit, store(1)));
+    assert_eq!((call.call, call.participant_id), (Call::Commit, Some(store(1))));
     let mut world = world.kill();
     let (_, call) = world.calls.pop().unwrap();
-    assert_eq!(call.participant_id, store(1), "it is in the decision's record");
+    assert_eq!(call.participant_id, Some(store(1)), "it is in the decision's record");
     let shown = serde_json::to_value(world.view(id)).unwrap();
-    assert_eq!(shown["branches"][0]["participant_id"], store(1).unwrap().to_string());
+    assert_eq!(shown["branches"][0]["participant_id"], store(1).to_string());
 }
 
 #[test]
@@ -74,14 +74,14 @@ fn another_store_at_the_url_ends_nothing() {
     let mut world = World::new();
     let id = world.committing_at_store_1();
     for _ in 0..12 {
-        world.answer_all(|_| Attempt::OtherStore { participant_id: store(2) });
+        world.answer_all(|_| Attempt::OtherStore { participant_id: Some(store(2)) });
         world.log();
         world.pass(30_000);
     }
     let shown = serde_json::to_value(world.view(id)).unwrap();
     assert_eq!((&shown["state"], &shown["heuristic"]), (&"committing".into(), &false.into()));
     let error = shown["branches"][0]["last_error"].as_str().unwrap();
-    assert!(error.contains("another participant") && error.contains(&store(2).unwrap().to_string()), "{error}");
+    assert!(error.contains("another participant") && error.contains(&store(2).to_string()), "{error}");
     assert!(world.suspects.is_empty());
 }
 
@@ -90,7 +90,7 @@ fn a_vote_of_another_store_is_a_conflict() {
     let mut world = World::new();
     let id = world.begin(&["a"]);
     let named = CoordinatorRef::from(&world.engine.coordinator());
-    let vote = |number| StoreVote { vote: Vote::Prepared, participant_id: store(number) };
+    let vote = |number| StoreVote { vote: Vote::Prepared, participant_id: Some(store(number)) };
     world.engine.vote(world.now, id, &name("a"), vote(1), &named, None).unwrap();
     world.engine.vote(world.now, id, &name("a"), vote(1), &named, None).expect("a repeat");
     for other in [vote(2), Vote::Prepared.into()] {
@@ -103,8 +103,8 @@ fn a_vote_of_another_store_is_a_conflict() {
 fn an_inquiry_by_another_store_is_told_abort() {
     let mut world = World::new();
     let id = world.committing_at_store_1();
-    assert_eq!(world.ask_from(id, store(1)).unwrap(), Outcome::Commit);
-    assert_eq!(world.ask_from(id, store(2)).unwrap(), Outcome::Abort);
+    assert_eq!(world.ask_from(id, Some(store(1))).unwrap(), Outcome::Commit);
+    assert_eq!(world.ask_from(id, Some(store(2))).unwrap(), Outcome::Abort);
     let refused = world.ask_from(id, None).unwrap_err();
     assert!(matches!(refused, Refusal::NotAllowed(NotAllowed::BranchConflict(_))));
     // A counted vote without an id can be anybody's.
@@ -113,7 +113,7 @@ fn an_inquiry_by_another_store_is_told_abort() {
     world.calls.retain(|(_, call)| call.transaction == id);
     world.answer_all(|_| Attempt::Prepare(PrepareAnswer::Vote(Vote::Prepared), None));
     world.log();
-    assert_eq!(world.ask_from(id, store(2)).unwrap(), Outcome::Commit);
+    assert_eq!(world.ask_from(id, Some(store(2))).unwrap(), Outcome::Commit);
 }
 
 #[test]
@@ -132,8 +132,8 @@ fn a_commit_is_not_told_to_another_store_under_a_lost_epoch() {
     };
     let known = world.engine.view(id);
     let answer = |asker| world.engine.answer(&inquiry(asker), known.as_ref()).map_err(|refused| refused.why);
-    assert!(matches!(answer(store(1)), Ok((Outcome::Commit, false))));
-    assert!(matches!(answer(store(2)), Err(Refusal::NotMyLog)));
+    assert!(matches!(answer(Some(store(1))), Ok((Outcome::Commit, false))));
+    assert!(matches!(answer(Some(store(2))), Err(Refusal::NotMyLog)));
 }
 
 #[test]
@@ -177,10 +177,10 @@ fn a_participant_acknowledges_without_being_called() {
     let mut world = World::new();
     let id = world.committing_at_store_1();
     let conflict = |heard| matches!(heard, Err(Refusal::NotAllowed(NotAllowed::BranchConflict(_))));
-    assert!(conflict(world.acknowledge(id, AcknowledgedState::Aborted, store(1))));
-    assert!(conflict(world.acknowledge(id, AcknowledgedState::Committed, store(2))));
+    assert!(conflict(world.acknowledge(id, AcknowledgedState::Aborted, Some(store(1)))));
+    assert!(conflict(world.acknowledge(id, AcknowledgedState::Committed, Some(store(2)))));
     assert!(conflict(world.acknowledge(id, AcknowledgedState::Committed, None)));
-    let barrier = world.acknowledge(id, AcknowledgedState::Committed, store(1)).unwrap();
+    let barrier = world.acknowledge(id, AcknowledgedState::Committed, Some(store(1))).unwrap();
     assert_ne!(barrier.durable, Lsn(0), "its answer waits for the disk: nobody would say it again");
     world.log();
     assert_eq!(serde_json::to_value(world.view(id)).unwrap()["state"], "committed");
@@ -188,7 +188,7 @@ fn a_participant_acknowledges_without_being_called() {
     let told = Acknowledgement {
         branch: name("a"),
         state: AcknowledgedState::Committed,
-        participant_id: store(1),
+        participant_id: Some(store(1)),
         coordinator: CoordinatorRef::from(&world.engine.coordinator()),
     };
     assert!(acknowledge_finished(finished, &told).unwrap().is_none(), "a repeat changes nothing");

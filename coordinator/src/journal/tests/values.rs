@@ -51,8 +51,9 @@ fn damaged(mut value: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
 static VALUES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let value = |entry| match entry {
         Entry::Record { record, .. } => format::live_row(7, &record).ok(),
-        Entry::Finished { transaction, .. } => format::finished_row(&transaction).ok(),
-        Entry::Amended { transaction, .. } => format::finished_row(&transaction).ok(),
+        Entry::Finished { transaction, .. } | Entry::Amended { transaction, .. } => {
+            format::finished_row(&transaction).ok()
+        }
         Entry::Checkpoint | Entry::HigherEpoch { .. } | Entry::Suspect { .. } | Entry::Trusted { .. } => None,
     };
     story(5).into_iter().filter_map(value).collect()

@@ -436,3 +436,75 @@ fn message_for_another_store_is_misdirected_and_not_kept() {
     let mut book = Book::restore(Saved::default());
     assert_eq!(book.step(for_store(2, told(1, Call::Abort))).answer, Ok(Reply::Aborted));
 }
+
+#[test]
+fn branch_in_doubt_is_ended_by_hand_and_keeps_the_reason() {
+    let by_hand = |decision| own(1, Act::Resolve { decision, reason: "the disk is lost".to_owned() });
+    for decision in [Decision::Commit, Decision::Abort] {
+        let mut world = World::prepared();
+        assert_eq!(world.step(by_hand(decision)).answer, Ok(Reply::Effect(decision)));
+        // Until it is durable, a crash puts it back in doubt.
+        let mut crashed = world.clone();
+        crashed.crash(0);
+        assert_eq!(crashed.state(1), Some(State::Prepared));
+        assert_eq!(crashed.book.branch(&key(1)).unwrap().resolved, None);
+        let step = world.step(own(1, Act::Effected));
+        assert!(step.forced, "{step:?}");
+        world.sync();
+        world.crash(0);
+        assert_eq!(world.book.branch(&key(1)).unwrap().resolved.as_deref(), Some("the disk is lost"));
+        match decision {
+            Decision::Commit => {
+                assert_eq!(world.step(told(1, Call::Commit)).answer, Ok(Reply::Committed));
+                assert_eq!(world.step(told(1, Call::Abort)).answer, Err(Refusal::IsCommitted));
+            }
+            Decision::Abort => {
+                assert_eq!(world.step(told(1, Call::Abort)).answer, Ok(Reply::Aborted));
+                let answer = world.step(told(1, Call::Commit)).answer;
+                let Err(Refusal::IsAborted { why }) = answer else { panic!("{answer:?}") };
+                assert!(why.contains("the disk is lost"), "{why}");
+            }
+        }
+    }
+    for mut world in [World::new(), World::committed(), World::aborted(), World::all([told(1, prepare(payload(1)))])] {
+        let before = world.state(1);
+        assert_eq!(world.step(by_hand(Decision::Abort)).answer, Ok(Reply::Nothing));
+        assert_eq!(world.state(1), before);
+    }
+}
+
+#[test]
+fn end_against_the_decision_is_told_when_it_is_durable() {
+    let mut book = Book::restore(Saved::default());
+    book.step(told(1, prepare(payload(1))));
+    let vote = book.step(own(1, worked(Vote::Prepared)));
+    book.step(told(1, Call::Abort));
+    let end = book.step(own(1, Act::Effected));
+    assert!(end.lsn > vote.lsn && !end.forced && Some(end.after) < end.lsn, "an abort is told before it is durable");
+    let told = book.step(told(1, Call::Commit));
+    assert!(matches!(told.answer, Err(Refusal::IsAborted { .. })) && Some(told.after) == end.lsn, "{told:?}");
+}
+
+#[test]
+fn oldest_ends_are_those_that_no_horizon_has_passed() {
+    let end =
+        |n, call| [told(n, prepare(payload(1))), own(n, worked(Vote::Prepared)), told(n, call), own(n, Act::Effected)];
+    let by_hand = Act::Resolve { decision: Decision::Commit, reason: "by hand".to_owned() };
+    let mut world = World::all([end(4, Call::Commit), end(2, Call::Abort), end(3, Call::Commit)].into_iter().flatten());
+    let others = [
+        told(5, prepare(payload(1))),
+        told(6, Call::Abort),
+        told(7, prepare(None)),
+        told(8, prepare(payload(1))),
+        own(8, worked(Vote::Prepared)),
+        own(8, by_hand),
+        own(8, Act::Effected),
+    ];
+    for event in others {
+        world.step(event);
+    }
+    assert_eq!(world.book.oldest_ended(9), [key(2), key(3), key(4)]);
+    assert_eq!(world.book.oldest_ended(2), [key(2), key(3)]);
+    world.step(told_under(coordinator(2, transaction(3)), 9, Call::Abort));
+    assert_eq!(world.book.oldest_ended(9), [key(3), key(4)]);
+}

@@ -26,6 +26,7 @@ fn every_state_and_every_event() {
         ("tombstone", vec![told(1, Call::Abort)]),
     ];
     let late = || Call::Prepare { payload: payload(1), late: true };
+    let by_hand = |decision| Act::Resolve { decision, reason: "by hand".to_owned() };
     // Told with an abort of a later transaction, before the event itself.
     let below = |event: Event| vec![told_under(coordinator(2, transaction(2)), 9, Call::Abort), event];
     let far = || Coordinator { epoch: "ffffffff-ffff-7fff-bfff-ffffffffffff".parse().unwrap(), ..coordinator(2, NIL) };
@@ -54,6 +55,8 @@ fn every_state_and_every_event() {
         ("hold", vec![own(1, Act::Hold(Vote::Prepared))]),
         ("vote prepared", vec![own(1, Act::Vote(Vote::Prepared))]),
         ("vote read_only", vec![own(1, Act::Vote(Vote::ReadOnly))]),
+        ("ended by hand: commit", vec![own(1, by_hand(Decision::Commit))]),
+        ("ended by hand: abort", vec![own(1, by_hand(Decision::Abort))]),
         ("give up", vec![own(1, Act::GiveUp("let go"))]),
         ("effected", vec![own(1, Act::Effected)]),
     ];
@@ -65,7 +68,9 @@ fn every_state_and_every_event() {
             let mut world = World::all(std::iter::once(told(9, Call::Abort)).chain(history.clone()));
             let before = world.state(1);
             let [head @ .., last] = event.as_slice() else { unreachable!("there is an event") };
-            head.iter().for_each(|event| drop(world.step(event.clone())));
+            for event in head {
+                world.step(event.clone());
+            }
             let step = world.step(last.clone());
             writeln!(table, "  {event_name:<30} {}", row(&step, before.as_ref(), world.state(1).as_ref())).unwrap();
         }
