@@ -152,8 +152,7 @@ impl Engine {
         if self.ownership.superseded.is_some() {
             return None;
         }
-        let participant = &self.live.get(&id)?.transaction.branches[at].participant;
-        let held = call == Call::Commit && self.is_held_back(participant, id, at);
+        let held = call == Call::Commit && self.is_task_held_back(id, at);
         let live = self.live.get_mut(&id)?;
         let branch = &live.transaction.branches[at];
         let delivery = &mut live.deliveries[at];

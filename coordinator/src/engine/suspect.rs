@@ -88,6 +88,15 @@ impl Engine {
             && self.suspects.suspects.get(participant).is_some_and(|suspect| suspect.trying != Some((id, at)))
     }
 
+    /// The same of a branch, by its place. It costs nothing while nobody is suspect.
+    pub(super) fn is_task_held_back(&self, id: TransactionId, at: usize) -> bool {
+        !self.suspects.suspects.is_empty()
+            && self.live.get(&id).is_some_and(|live| {
+                let participant = &live.transaction.branches[at].participant;
+                self.is_held_back(participant, id, at)
+            })
+    }
+
     /// Holds the commit of a branch.
     pub(super) fn hold(&mut self, id: TransactionId, at: usize) {
         let Some(live) = self.live.get_mut(&id) else { return };
