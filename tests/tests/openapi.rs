@@ -9,8 +9,9 @@ use unanimous_tests::{
     api::{Answer, Api},
     local::Local,
     openapi::Description,
-    participant::{Act, Participant},
+    participant::{Act, Call, Participant},
     server::Server,
+    wait,
 };
 
 const UNKNOWN: &str = "01890a5d-1111-7000-8000-000000000001";
@@ -74,7 +75,10 @@ async fn every_answer_is_one_that_is_described_and_every_described_answer_is_giv
     transactions(&mut held).await;
     branches(&mut held).await;
     lists_and_inquiries(&mut held).await;
+    acknowledgements(&mut held).await;
+    meant_for_another_log(&mut held).await;
     drop(coordinator);
+    forgotten(&mut held).await;
     before_the_log_is_loaded(&mut held).await;
     let missing: Vec<String> = held.description.answers().difference(&held.seen).cloned().collect();
     assert!(missing.is_empty(), "described, but never given here: {missing:#?}");
@@ -183,6 +187,58 @@ async fn lists_and_inquiries(held: &mut Held) {
     let _ = held.get(&format!("{decision}?coordinator={OTHER_LOG}&epoch={epoch}&branch=1")).await.expect(409);
     let _ = held.get(&decision).await.expect(404);
     let _ = held.get(&format!("{decision}?epoch=yesterday")).await.expect(400);
+}
+
+async fn acknowledgements(held: &mut Held) {
+    let silent = Participant::scripted(|received| match received.call {
+        Call::Prepare => Act::Obey,
+        Call::Commit | Call::Abort => Act::Say(503, json!({})),
+    });
+    let who = held.get("/v1/coordinator").await.expect(200).body;
+    let me = json!({ "id": who["id"], "epoch": who["epoch"] });
+    let whole = json!({ "branches": [{ "participant": silent.url(), "payload": {} }], "commit": true });
+    let id = held.post("/v1/transactions", &whole).await.expect(200).text("id").to_owned();
+    let path = |id: &str, branch: &str| format!("/v1/transactions/{id}/branches/{branch}/acknowledge");
+    let aborted = json!({ "state": "aborted", "coordinator": me });
+    let _ = held.post(&path(&id, "1"), &aborted).await.expect(409);
+    let stale = json!({ "state": "committed", "coordinator": { "id": who["id"], "epoch": UNKNOWN } });
+    let _ = held.post(&path(&id, "1"), &stale).await.expect(412);
+    let _ = held.post(&path(UNKNOWN, "1"), &aborted).await.expect(404);
+    held.post_badly(&path(&id, "1")).await;
+    let committed = json!({ "state": "committed", "coordinator": me });
+    let _ = held.post(&path(&id, "1"), &committed).await.expect(200);
+}
+
+/// Every call can be meant for another log.
+async fn meant_for_another_log(held: &mut Held) {
+    let all: Vec<String> = held.description.answers().into_iter().filter(|answer| answer.ends_with(" 409")).collect();
+    assert!(all.len() > 10, "{all:?}");
+    for call in all {
+        let mut words = call.split(' ');
+        let method = words.next().unwrap_or_default().to_uppercase();
+        let path = words.next().unwrap_or_default().replace("{id}", UNKNOWN).replace("{branch}", "1");
+        let path = path.replace("{name}", "malformed");
+        let method = Method::from_bytes(method.as_bytes()).expect("a method is described");
+        let headers = [JSON, ("unanimous-coordinator", OTHER_LOG)];
+        assert_eq!(held.call(method, &path, &headers, None).await.expect(409).problem(), "not-my-log", "{path}");
+    }
+}
+
+/// A transaction that retention has dropped.
+async fn forgotten(held: &mut Held) {
+    let coordinator = Local::start_with(&["--retain", "1s"]).await;
+    held.api = coordinator.api.clone();
+    let id = held.begin(&json!([])).await;
+    let _ = held.post(&format!("/v1/transactions/{id}/abort"), &json!({})).await.expect(200);
+    wait::until_so("it is dropped", async || {
+        coordinator.api.begin(&json!({})).await;
+        coordinator.api.get(&format!("/v1/transactions/{id}")).await.status == 404
+    })
+    .await;
+    let who = held.get("/v1/coordinator").await.expect(200).body;
+    let (log, epoch) = (who["id"].as_str().unwrap_or_default(), who["epoch"].as_str().unwrap_or_default());
+    let path = format!("/v1/transactions/{id}/decision?coordinator={log}&epoch={epoch}&branch=1");
+    let _ = held.get(&path).await.expect(410);
 }
 
 async fn before_the_log_is_loaded(held: &mut Held) {

@@ -9,7 +9,13 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use serde_json::Value;
-use utoipa::{IntoParams, Modify, OpenApi, ToSchema, openapi::RefOr};
+use utoipa::{
+    IntoParams, Modify, OpenApi, ToSchema,
+    openapi::{
+        ContentBuilder, Ref, RefOr, ResponseBuilder,
+        path::{ParameterBuilder, ParameterIn},
+    },
+};
 
 use super::{acknowledge, branches, coordinator, decision, list, metrics, problem_pages, transactions};
 
@@ -26,8 +32,8 @@ use super::{acknowledge, branches, coordinator, decision, list, metrics, problem
         coordinator::who, coordinator::healthy, coordinator::ready,
         metrics::scrape, problem_pages::page, serve,
     ),
-    components(schemas(Transaction, Problem)),
-    modifiers(&NoBody),
+    components(schemas(Transaction, Problem, CoordinatorId)),
+    modifiers(&NoBody, &ForOneLog),
 )]
 struct Description;
 
@@ -40,6 +46,37 @@ impl Modify for NoBody {
             let post = description.paths.paths.get_mut(path).and_then(|path| path.post.as_mut());
             if let Some(RefOr::T(body)) = post.and_then(|post| post.request_body.as_mut()) {
                 body.required = None;
+            }
+        }
+    }
+}
+
+/// Every call may name the log that it is meant for, and is refused if it reaches another one.
+struct ForOneLog;
+
+impl Modify for ForOneLog {
+    fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
+        let header = || {
+            ParameterBuilder::new()
+                .name("Unanimous-Coordinator")
+                .parameter_in(ParameterIn::Header)
+                .description(Some("the id of the coordinator whose log is meant; in every answer, too"))
+                .schema(Some(Ref::from_schema_name("CoordinatorId")))
+                .build()
+        };
+        let refused = || {
+            ResponseBuilder::new()
+                .description("`not-my-log`: the call is meant for another log; nothing was looked up")
+                .content(
+                    "application/problem+json",
+                    ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build(),
+                )
+                .build()
+        };
+        for path in description.paths.paths.values_mut() {
+            for operation in [&mut path.get, &mut path.post].into_iter().flatten() {
+                operation.parameters.get_or_insert_default().push(RefOr::T(header()));
+                operation.responses.responses.entry("409".to_owned()).or_insert_with(|| RefOr::T(refused()));
             }
         }
     }
