@@ -188,6 +188,11 @@ impl Running {
         self.journal.stats()
     }
 
+    /// Ends the log as if the process were killed: for tests, which take the data folder away afterwards.
+    pub fn abandon(&self) {
+        self.journal.abandon();
+    }
+
     /// Takes no new work, gives waiting commits up to 10 s, and ends. What isn't delivered is left to the next start.
     pub async fn stop(self) -> Result<(), Error> {
         self.app.end();

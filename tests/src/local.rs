@@ -38,6 +38,13 @@ impl Local {
     }
 }
 
+impl Drop for Local {
+    fn drop(&mut self) {
+        // Its folder goes now, and a log whose files vanish ends its process.
+        self.running.abandon();
+    }
+}
+
 fn config(home: &TempDir, flags: &[&str]) -> Serve {
     let data = home.path().join("data");
     let args = ["unanimous", "serve", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().expect("a path is text")];

@@ -209,7 +209,7 @@ mod tests {
             "decided_at": "2026-01-02T03:04:05.678Z", "finished_at": null,
             "branches": [{
                 "branch": "1", "participant": "http://127.0.0.1:8081/north", "state": "aborted", "vote": null,
-                "attempts": 1, "last_error": null, "next_attempt_at": null
+                "participant_id": null, "acknowledged": true, "attempts": 1, "last_error": null, "next_attempt_at": null
             }]
         })
     }

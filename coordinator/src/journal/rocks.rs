@@ -294,16 +294,23 @@ impl Journal for RocksDb {
     }
 }
 
-impl Drop for RocksDb {
-    fn drop(&mut self) {
+impl RocksDb {
+    /// Ends as if the process were killed: what waits is not written, and nobody watches over the files any more.
+    pub fn abandon(&self) {
         self.queue.abandon();
-        if let Some(lookout) = self.lookout.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(lookout) = self.lookout.lock().unwrap_or_else(PoisonError::into_inner).take() {
             lookout.stop();
         }
-        let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         // The last handle may be dropped by a callback, on the writer's own thread.
         if let Some(writer) = writer.filter(|writer| writer.thread().id() != thread::current().id()) {
             let _ = writer.join();
         }
+    }
+}
+
+impl Drop for RocksDb {
+    fn drop(&mut self) {
+        self.abandon();
     }
 }
