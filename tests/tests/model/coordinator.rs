@@ -1,25 +1,54 @@
 //! The coordinator: one transaction's machine, its log, and what waits for that.
 //!
-//! Always true: entries become durable in their order; a crash keeps a head of those that were not synced, perhaps none; what
-//! waits for an entry is lost with the process.
+//! The transaction's machine, the answer to an inquiry (`Engine::answer`) and what an acknowledgement makes of a finished
+//! transaction (`acknowledge_finished`) are those of production. Restated here, each in a few lines, is what in production
+//! needs the whole engine or a real log: when a call leaves (`engine/gates.rs`), that a drop by retention and the highest
+//! dropped id are one entry (`journal/retention.rs`), and that a higher epoch which a participant named is kept in the log
+//! (`engine/ownership.rs`). That a 412 of one participant stops nobody is explored here; that a second independent one
+//! supersedes the coordinator is not, as the one that is superseded does nothing more: `engine/tests/ownership.rs` has it.
+//!
+//! # Invariants
+//!
+//! - Entries become durable in their order. A crash keeps a head of those that were not synced, perhaps none.
+//! - What waits for an entry is lost with the process.
 
-use std::sync::Arc;
-
-use unanimous_coordinator::transaction::{
-    Barrier, Call, Command, Event, Log, Lsn, NotAllowed, Payload, Record, Step, Transaction,
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
 };
-use unanimous_sdk::protocol::{Decision, Outcome, UnixMillis, Vote};
+
+use unanimous_coordinator::{
+    engine::{Acknowledgement, Engine, Inquiry, Limits, Now, Refusal, View, acknowledge_finished},
+    journal::Memory,
+    transaction::{
+        Barrier, Branch, BranchState, Call, Command, Event, Log, Lsn, NotAllowed, Payload, Record, Step, StoreVote,
+        Transaction,
+    },
+};
+use unanimous_sdk::protocol::{
+    AcknowledgedState, CoordinatorRef, Decision, Epoch, Outcome, ParticipantId, TransactionId, UnixMillis,
+};
 
 use super::{
+    ids::{branch_name, coordinator_id, epoch_of, participant, payload_text, transaction_id},
     node::Style,
-    world::{Message, Taken, branch_name, participant, payload_text},
+    taken::Taken,
 };
 
 /// An entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Entry {
     Record(Record),
+    /// The transaction, finished; a later one takes its place.
     Finished(Transaction),
+    /// Retention dropped the transaction, or kept its id as the highest dropped one, or both.
+    Retained {
+        dropped: bool,
+        forgotten: bool,
+    },
+    /// A participant named this epoch.
+    HigherEpoch(u8),
 }
 
 /// What waits for the log.
@@ -29,10 +58,41 @@ enum Gated {
     Tell,
 }
 
+/// What may leave.
+#[derive(Default)]
+pub struct Departures {
+    /// Of which branch, which call, and the store it names.
+    pub calls: Vec<(usize, u8, Option<ParticipantId>)>,
+    /// A decision that is told to the initiator.
+    pub told: Option<Decision>,
+}
+
+/// An inquiry, as a participant makes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    pub branch: usize,
+    pub epoch: Epoch,
+    pub participant_id: Option<ParticipantId>,
+    pub prepared_epoch: Option<Epoch>,
+}
+
+/// What an inquiry comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Decided(Decision),
+    Pending,
+    NotMyLog,
+    Forgotten,
+    /// The asker has no id, and the counted vote has one.
+    Conflict,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Coordinator {
-    /// How often it was started.
+    /// The present epoch: one more for each start, but for what was named.
     pub epoch: u8,
+    /// All epochs under which its log was opened.
+    epochs: BTreeSet<u8>,
     /// None: not in the log, or the process that knew it is gone.
     pub transaction: Option<Transaction>,
     durable: Vec<Entry>,
@@ -40,6 +100,12 @@ pub struct Coordinator {
     /// The last entry of this process that is durable.
     synced: u64,
     gated: Vec<(u64, Gated)>,
+    /// Retention has dropped the transaction's id.
+    forgotten: bool,
+    /// The highest epoch that a participant has named.
+    named: Option<u8>,
+    /// The last answer came from another store than the one that voted.
+    other_store: bool,
 }
 
 /// As it stands in a message.
@@ -52,8 +118,8 @@ pub fn number(call: Call) -> u8 {
 }
 
 impl Coordinator {
-    /// It has begun a transaction, and nothing of that is durable.
-    pub fn begin(styles: &[Style]) -> Self {
+    /// It has begun a transaction under this epoch, and nothing of that is durable.
+    pub fn begin(styles: &[Style], epoch: u8) -> Self {
         let branches = styles.iter().enumerate().map(|(at, style)| {
             let payload = (*style == Style::Asked).then(|| {
                 let text = serde_json::value::RawValue::from_string(payload_text().to_owned()).expect("it is JSON");
@@ -72,23 +138,84 @@ impl Coordinator {
             &mut log,
         );
         let (transaction, commands) = begun.expect("the names differ");
-        let mut coordinator =
-            Self { epoch: 1, transaction: Some(transaction), durable: vec![], tail: vec![], synced: 0, gated: vec![] };
+        let mut coordinator = Self { transaction: Some(transaction), ..Self::empty(epoch, (1..=epoch).collect()) };
         coordinator.take(commands);
         coordinator
+    }
+
+    fn empty(epoch: u8, epochs: BTreeSet<u8>) -> Self {
+        Self {
+            epoch,
+            epochs,
+            transaction: None,
+            durable: vec![],
+            tail: vec![],
+            synced: 0,
+            gated: vec![],
+            forgotten: false,
+            named: None,
+            other_store: false,
+        }
+    }
+
+    /// The log is put back to the state that it had under its first epoch, and opened.
+    pub fn put_back(&mut self) {
+        let epoch = self.epoch + 1;
+        *self = Self::empty(epoch, [1, epoch].into());
     }
 
     /// Something happens to the transaction; whether it was allowed, and changed something.
     pub fn feed(&mut self, event: Event) -> bool {
         let mut log = Log { next: Lsn(self.last() + 1), sequence: 1, now: UnixMillis(0) };
         let Some(transaction) = &mut self.transaction else { return false };
+        let had_finished = transaction.state.is_finished();
         match transaction.step(event, &mut log) {
+            // It is put in the place of what the log has of it.
+            Ok(Step::Changed(_)) if had_finished => {
+                self.tail.extend(self.transaction.clone().map(Entry::Finished));
+                true
+            }
             Ok(Step::Changed(commands)) => {
                 self.take(commands);
                 true
             }
-            Ok(Step::Unchanged) | Err(NotAllowed::NotActive | NotAllowed::Committed | NotAllowed::Aborted) => false,
+            Ok(Step::Unchanged)
+            | Err(
+                NotAllowed::NotActive | NotAllowed::Committed | NotAllowed::Aborted | NotAllowed::BranchConflict(_),
+            ) => false,
             Err(why) => panic!("the model did something impossible: {why:?}"),
+        }
+    }
+
+    /// Takes a vote that comes unasked.
+    pub fn vote(&mut self, at: usize, vote: StoreVote) -> bool {
+        // Too late, it says that the branch is prepared.
+        self.feed(Event::VotedLate(at));
+        self.feed(Event::Vote { branch: branch_name(at), vote })
+    }
+
+    /// Takes what a participant says unasked: that it has obeyed.
+    pub fn acknowledge(
+        &mut self,
+        at: usize,
+        state: AcknowledgedState,
+        participant_id: Option<ParticipantId>,
+        epoch: u8,
+    ) {
+        let named = CoordinatorRef { id: coordinator_id(), epoch: epoch_of(epoch) };
+        let Some(transaction) = self.transaction.clone() else { return };
+        let is_known = transaction.decided.is_some() && self.is_known(&transaction);
+        if !is_known || with_engine(&self.epochs, self.forgotten, |engine| engine.check_present(&named).is_err()) {
+            return;
+        }
+        let told = Acknowledgement { branch: branch_name(at), state, participant_id, coordinator: named };
+        if transaction.state.is_finished() {
+            if let Ok(Some(changed)) = acknowledge_finished(transaction, &told) {
+                self.tail.push(Entry::Finished(changed.clone()));
+                self.transaction = Some(changed);
+            }
+        } else {
+            self.feed(Event::Acknowledged { branch: told.branch, state, participant_id });
         }
     }
 
@@ -116,8 +243,8 @@ impl Coordinator {
     }
 
     /// What may leave now: messages, and a decision that is told.
-    pub fn leave(&mut self, taken: Taken) -> (Vec<Message>, Option<Decision>) {
-        let (mut messages, mut told) = (vec![], None);
+    pub fn leave(&mut self, taken: Taken) -> Departures {
+        let mut departures = Departures::default();
         let synced = self.synced;
         let (open, shut) = std::mem::take(&mut self.gated).into_iter().partition(|(after, gated)| {
             *after <= synced
@@ -130,12 +257,23 @@ impl Coordinator {
         let open: Vec<(u64, Gated)> = open;
         for (_, gated) in open {
             match gated {
-                Gated::Send(to, call) => messages.push(Message::Call { to, epoch: self.epoch, call }),
+                Gated::Send(to, call) => departures.calls.push((to, call, self.store_of(to, taken))),
                 // A decision that changed nothing has no number, and needs not be kept.
-                Gated::Tell => told = self.decided().filter(|(_, numbered)| *numbered).map(|(decision, _)| decision),
+                Gated::Tell => {
+                    departures.told = self.decided().filter(|(_, numbered)| *numbered).map(|(decision, _)| decision);
+                }
             }
         }
-        (messages, told)
+        departures
+    }
+
+    /// Returns the store that a call about this branch names.
+    pub fn store_of(&self, at: usize, taken: Taken) -> Option<ParticipantId> {
+        self.branch(at)?.participant_id.filter(|_| taken != Taken::StoreOfCall)
+    }
+
+    pub fn branch(&self, at: usize) -> Option<&Branch> {
+        self.transaction.as_ref()?.branches.get(at)
     }
 
     fn decided(&self) -> Option<(Decision, bool)> {
@@ -149,18 +287,78 @@ impl Coordinator {
             Entry::Record(Record::Decided(transaction)) | Entry::Finished(transaction) => {
                 transaction.decided.as_ref().map(|decided| decided.decision)
             }
-            Entry::Record(_) => None,
+            Entry::Record(_) | Entry::Retained { .. } | Entry::HigherEpoch(_) => None,
         })
     }
 
     /// The end of the transaction is durable: the horizon may pass it.
     pub fn end_is_durable(&self) -> bool {
-        self.durable.iter().any(|entry| matches!(entry, Entry::Finished(_)))
+        self.durable.iter().any(|entry| matches!(entry, Entry::Finished(_) | Entry::Retained { dropped: true, .. }))
     }
 
     /// Whether the transaction has its decision, and all branches have acknowledged it, or nothing is known of it.
     pub fn is_done(&self) -> bool {
         self.transaction.as_ref().is_none_or(|transaction| transaction.state.is_finished())
+    }
+
+    /// Whether the transaction finished long enough ago for retention to drop it, and isn't kept beyond that.
+    pub fn may_retain(&self, taken: Taken) -> bool {
+        self.end_is_durable()
+            && self.transaction.as_ref().is_some_and(|transaction| {
+                taken == Taken::KeptBeyondRetention || !transaction.is_kept_beyond_retention()
+            })
+    }
+
+    /// Retention drops the transaction, and keeps its id as the highest that it has dropped, in one entry.
+    pub fn retain(&mut self, taken: Taken) {
+        self.transaction = None;
+        match taken {
+            Taken::Forgotten => self.tail.push(Entry::Retained { dropped: true, forgotten: false }),
+            Taken::ForgottenWithTheDrop => {
+                self.tail.push(Entry::Retained { dropped: true, forgotten: false });
+                self.tail.push(Entry::Retained { dropped: false, forgotten: true });
+                self.forgotten = true;
+            }
+            _ => {
+                self.tail.push(Entry::Retained { dropped: true, forgotten: true });
+                self.forgotten = true;
+            }
+        }
+    }
+
+    /// A participant answered that it knows this higher epoch.
+    pub fn named(&mut self, epoch: u8) {
+        if self.would_heed(epoch) {
+            self.named = Some(epoch);
+            self.tail.push(Entry::HigherEpoch(epoch));
+        }
+    }
+
+    /// Whether it would keep this epoch.
+    pub fn would_heed(&self, named: u8) -> bool {
+        named > self.epoch && self.named < Some(named)
+    }
+
+    pub fn is_decided(&self) -> bool {
+        self.decided().is_some()
+    }
+
+    /// Whether the log keeps an epoch that is higher than the present one: only the next start ends that.
+    pub fn is_behind(&self) -> bool {
+        let kept = self.durable.iter().filter_map(|entry| match entry {
+            Entry::HigherEpoch(epoch) => Some(*epoch),
+            Entry::Record(_) | Entry::Finished(_) | Entry::Retained { .. } => None,
+        });
+        kept.max() > Some(self.epoch)
+    }
+
+    /// The last answer about a decision came from the store that voted, or from another one.
+    pub fn set_other_store(&mut self, other: bool) {
+        self.other_store = other && self.branch(0).is_some_and(|branch| branch.state == BranchState::Aborting);
+    }
+
+    pub fn other_store(&self) -> bool {
+        self.other_store
     }
 
     /// Where all is durable, and nothing waits, places in the log make no difference: many states become one.
@@ -170,6 +368,15 @@ impl Coordinator {
             if let Some(decided) = self.transaction.as_mut().and_then(|transaction| transaction.decided.as_mut()) {
                 decided.lsn = Lsn(0);
             }
+        }
+        // Nor do records of what has ended, or was dropped.
+        let ended = |entry: &Entry| matches!(entry, Entry::Finished(_) | Entry::Retained { dropped: true, .. });
+        if let Some(last) = self.durable.iter().rposition(ended) {
+            let mut at = 0;
+            self.durable.retain(|entry| {
+                at += 1;
+                at > last || !matches!(entry, Entry::Record(_) | Entry::Finished(_))
+            });
         }
     }
 
@@ -188,19 +395,25 @@ impl Coordinator {
         self.tail.clear();
         self.gated.clear();
         self.synced = 0;
-        self.epoch += 1;
-        let finished = self.durable.iter().find_map(|entry| match entry {
-            Entry::Finished(transaction) => Some(transaction.clone()),
-            Entry::Record(_) => None,
-        });
-        let records: Vec<Record> = self
-            .durable
-            .iter()
-            .filter_map(|entry| match entry {
-                Entry::Record(record) => Some(record.clone()),
-                Entry::Finished(_) => None,
-            })
-            .collect();
+        self.other_store = false;
+        let (mut finished, mut records) = (None, vec![]);
+        (self.forgotten, self.named) = (false, None);
+        for entry in &self.durable {
+            match entry {
+                Entry::Record(record) => records.push(record.clone()),
+                Entry::Finished(transaction) => finished = Some(transaction.clone()),
+                Entry::Retained { dropped, forgotten } => {
+                    self.forgotten |= forgotten;
+                    if *dropped {
+                        (finished, records) = (None, vec![]);
+                    }
+                }
+                Entry::HigherEpoch(epoch) => self.named = self.named.max(Some(*epoch)),
+            }
+        }
+        let above = if taken == Taken::HigherEpochKept { None } else { self.named };
+        self.epoch = self.epoch.max(above.unwrap_or(0)) + 1;
+        self.epochs.insert(self.epoch);
         self.transaction = match finished {
             Some(transaction) => Some(transaction),
             None if records.is_empty() => None,
@@ -216,15 +429,61 @@ impl Coordinator {
         }
     }
 
-    /// What a participant in doubt is told; None: to ask again.
-    pub fn answer(&self, at: usize, taken: Taken) -> Option<Outcome> {
-        // What isn't in the log was never committed.
-        let Some(transaction) = &self.transaction else { return Some(Outcome::Abort) };
-        if transaction.branches[at].vote == Some(Vote::ReadOnly) {
-            return Some(Outcome::Abort);
-        }
-        let decided = transaction.decided.as_ref()?;
-        let known = transaction.known_after().durable.0 <= self.synced || taken == Taken::SyncBeforeInquiry;
-        known.then_some(Outcome::from(decided.decision))
+    /// Whether anybody may know the decision, if there is one.
+    fn is_known(&self, transaction: &Transaction) -> bool {
+        transaction.known_after().durable.0 <= self.synced
     }
+
+    /// What a participant in doubt is told.
+    pub fn answer(&self, asked: Asked, taken: Taken) -> Reply {
+        let known = self.transaction.as_ref().map(|transaction| {
+            let mut transaction = transaction.clone();
+            if !self.is_known(&transaction) && taken != Taken::SyncBeforeInquiry {
+                transaction.decided = None;
+            }
+            View::of_finished(transaction_id(), transaction)
+        });
+        let participant_id = match taken {
+            Taken::StoreOfInquiry => self.branch(asked.branch).and_then(|branch| branch.participant_id),
+            _ => asked.participant_id,
+        };
+        let inquiry = Inquiry {
+            transaction: transaction_id(),
+            coordinator: Some(coordinator_id()),
+            epoch: Some(asked.epoch),
+            branch: Some(branch_name(asked.branch)),
+            participant_id,
+            prepared_epoch: asked.prepared_epoch.filter(|_| taken != Taken::PreparedEpoch),
+        };
+        let answer = with_engine(&self.epochs, self.forgotten, |engine| engine.answer(&inquiry, known.as_ref()));
+        match answer.map_err(|refused| refused.why) {
+            Ok((Outcome::Commit, _)) => Reply::Decided(Decision::Commit),
+            Ok((Outcome::Abort, _)) => Reply::Decided(Decision::Abort),
+            Ok((Outcome::Pending, _)) => Reply::Pending,
+            Err(Refusal::NotMyLog) => Reply::NotMyLog,
+            Err(Refusal::Forgotten) => Reply::Forgotten,
+            Err(Refusal::NotAllowed(NotAllowed::BranchConflict(_))) => Reply::Conflict,
+            Err(why) => panic!("the model asked for something impossible: {why:?}"),
+        }
+    }
+}
+
+thread_local! {
+    /// Engines on logs without live transactions, by what an inquiry's answer depends on beside the transaction.
+    static ENGINES: RefCell<HashMap<(BTreeSet<u8>, bool), Engine>> = RefCell::default();
+}
+
+/// Asks the engine of a log that was opened under these epochs, the last of which is the present one.
+fn with_engine<T>(epochs: &BTreeSet<u8>, forgotten: bool, ask: impl FnOnce(&Engine) -> T) -> T {
+    ENGINES.with_borrow_mut(|engines| {
+        let engine = engines.entry((epochs.clone(), forgotten)).or_insert_with(|| {
+            let (_, mut recovered) =
+                Memory::create(coordinator_id(), UnixMillis(0), 0).expect("a log in memory can be created");
+            recovered.epoch = epoch_of(*epochs.last().expect("it is open"));
+            recovered.epochs = epochs.iter().map(|epoch| epoch_of(*epoch)).collect();
+            recovered.forgotten = if forgotten { transaction_id() } else { TransactionId::NIL };
+            Engine::new(Now::default(), recovered, String::new(), Limits::default(), [0; 32])
+        });
+        ask(engine)
+    })
 }

@@ -12,8 +12,11 @@
 //! Each defence that the model can take out is taken out in a test here, which fails if the checker doesn't notice.
 
 mod coordinator;
+mod ids;
 mod liveness;
 mod node;
+mod stores;
+mod taken;
 mod world;
 
 use std::{fmt::Write as _, time::Duration};
@@ -22,12 +25,20 @@ use stateright::{Checker, HasDiscoveries, Model};
 
 use self::{
     node::Style,
-    world::{Bounds, Taken, World},
+    taken::Taken,
+    world::{Bounds, World},
 };
 
 /// Two participants; the coordinator dies once, one of them does once, at any moment.
 fn two(styles: [Style; 2]) -> World {
-    let bounds = Bounds { coordinator_crashes: 1, node_crashes: 1, read_only: true, refuse: true, deadline: false };
+    let bounds = Bounds {
+        coordinator_crashes: 1,
+        node_crashes: 1,
+        read_only: true,
+        refuse: true,
+        deadline: false,
+        give_up: false,
+    };
     World { styles: styles.to_vec(), bounds, taken: Taken::Nothing }
 }
 
@@ -84,6 +95,13 @@ fn two_participants_one_of_which_votes_unasked() {
 }
 
 #[test]
+fn two_participants_whose_aborts_are_given_up() {
+    let mut world = two([Style::Asked, Style::Unasked]);
+    world.bounds = Bounds { node_crashes: 1, give_up: true, ..Bounds::default() };
+    explore("two participants, whose aborts are given up", &world);
+}
+
+#[test]
 #[ignore = "takes minutes, and 8 GiB"]
 fn two_participants_with_everything_that_they_can_do() {
     let world = two([Style::Asked, Style::Unasked]);
@@ -95,7 +113,14 @@ fn two_participants_with_everything_that_they_can_do() {
 fn three_participants_as_far_as_the_time_goes() {
     let seconds = std::env::var("UNANIMOUS_MODEL_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
     let styles = vec![Style::Asked, Style::Asked, Style::Unasked];
-    let bounds = Bounds { coordinator_crashes: 2, node_crashes: 2, read_only: true, refuse: true, deadline: true };
+    let bounds = Bounds {
+        coordinator_crashes: 2,
+        node_crashes: 2,
+        read_only: true,
+        refuse: true,
+        deadline: true,
+        give_up: true,
+    };
     let world = World { styles, bounds, taken: Taken::Nothing };
     let checker = world.clone().checker().threads(2).timeout(Duration::from_secs(seconds)).spawn_bfs().join();
     let (states, depth) = (checker.unique_state_count(), checker.max_depth());

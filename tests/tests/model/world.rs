@@ -1,32 +1,30 @@
 //! The coordinator, the participants and the network together: what can happen next, and what must always be so.
 //!
-//! Always true: a message that was sent can come at any time from then on, again and again: that is loss, delay, doubling and
-//! reordering in one; an answer reaches only the process that asked.
+//! # Invariants
+//!
+//! - A message that was sent can come at any time from then on, again and again: that is loss, delay, doubling and reordering
+//!   in one.
+//! - An answer reaches only the process that asked.
 
-use std::{
-    collections::BTreeSet,
-    fmt,
-    sync::{Arc, LazyLock},
-};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use stateright::{Model, Property};
-use unanimous_coordinator::transaction::{BranchState, Event, Reason, ReasonCode, State as TransactionState};
+use unanimous_coordinator::transaction::{Branch, BranchState, Event, Reason, ReasonCode, State as TransactionState};
 use unanimous_sdk::{
-    branch::{BranchKey, State as BranchOf},
-    protocol::{
-        AbortAnswer, BranchName, CommitAnswer, Coordinator as Sender, CoordinatorId, Decision, Epoch, Outcome,
-        ParticipantUrl, PrepareAnswer, TransactionId, Vote,
-    },
+    branch::State as BranchOf,
+    protocol::{AbortAnswer, CommitAnswer, Decision, Epoch, PrepareAnswer, Vote},
 };
-use uuid::Uuid;
 
 use super::{
-    coordinator::Coordinator,
-    node::{Choice, Node, Style},
+    coordinator::{Asked, Coordinator, Reply},
+    ids::epoch_of,
+    liveness::Finishes,
+    node::{Answer, Choice, Node, Received, Sent, Style},
+    taken::Taken,
 };
 
 /// How far it goes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Bounds {
     /// How often the coordinator dies.
     pub coordinator_crashes: u8,
@@ -38,20 +36,8 @@ pub struct Bounds {
     pub refuse: bool,
     /// Whether the deadline may pass; an abort that is asked for comes to the same, but for the reason.
     pub deadline: bool,
-}
-
-/// The defence that is taken out, to see that this is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
-    Nothing,
-    SyncBeforeSend,
-    SyncBeforeTell,
-    SyncBeforeVote,
-    SyncBeforeAcknowledgement,
-    SyncBeforeInquiry,
-    AbortAtRestart,
-    EpochOfVotes,
-    HorizonWaits,
+    /// Whether aborts that nobody acknowledges are given up.
+    pub give_up: bool,
 }
 
 /// What crosses the network.
@@ -89,18 +75,6 @@ pub enum Message {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Answer {
-    Prepared,
-    ReadOnly,
-    Refused,
-    Committed,
-    UnknownBranch,
-    HeuristicAbort,
-    Aborted,
-    HeuristicCommit,
-}
-
 /// Everything there is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
@@ -131,6 +105,7 @@ pub enum Action {
     Inquire(usize),
     Vote(usize),
     GiveUp(usize),
+    GiveUpAbort(usize),
     Pass(usize),
 }
 
@@ -148,6 +123,7 @@ impl fmt::Display for Action {
             Self::Inquire(at) => write!(f, "participant {at} asks"),
             Self::Vote(at) => write!(f, "participant {at} votes unasked"),
             Self::GiveUp(at) => write!(f, "participant {at} gives its work up"),
+            Self::GiveUpAbort(at) => write!(f, "the coordinator gives the abort of participant {at}'s branch up"),
             Self::Pass(at) => write!(f, "the coordinator calls participant {at} about something later"),
         }
     }
@@ -177,9 +153,9 @@ impl Model for World {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        let nodes = self.styles.iter().enumerate().map(|(at, style)| Arc::new(Node::new(at, *style)));
+        let nodes = self.styles.iter().enumerate().map(|(at, style)| Arc::new(Node::new(at, *style, None).enlisted(1)));
         vec![State {
-            coordinator: Arc::new(Coordinator::begin(&self.styles)),
+            coordinator: Arc::new(Coordinator::begin(&self.styles, 1)),
             nodes: nodes.collect(),
             network: Arc::default(),
             coordinator_crashes: 0,
@@ -218,6 +194,9 @@ impl Model for World {
         for (at, node) in state.nodes.iter().enumerate() {
             if node.unsynced() > 0 {
                 actions.push(Action::SyncNode(at));
+            }
+            if self.bounds.give_up && coordinator.branch(at).is_some_and(|it| it.state == BranchState::Aborting) {
+                actions.push(Action::GiveUpAbort(at));
             }
             if state.node_crashes < self.bounds.node_crashes {
                 actions.push(Action::CrashNode(at, 0));
@@ -260,19 +239,27 @@ impl Model for World {
                 Arc::make_mut(&mut state.nodes[at]).crash(kept);
             }
             Action::Inquire(at) => {
-                let asked = state.nodes[at].epoch()?;
-                let commit = state.coordinator.answer(at, self.taken)? == Outcome::Commit;
-                state.send(Message::Outcome { to: at, asked, commit });
+                let node = &state.nodes[at];
+                let (epoch, prepared_epoch) = (node.epoch()?, node.prepared_epoch());
+                let asked = Asked { branch: at, epoch, participant_id: None, prepared_epoch };
+                if let Reply::Decided(decision) = state.coordinator.answer(asked, self.taken) {
+                    state.send(Message::Outcome { to: at, asked: epoch, commit: decision == Decision::Commit });
+                }
+                if state.coordinator.branch(at).is_some_and(|branch| branch.given_up) {
+                    let epoch = state.coordinator.epoch;
+                    state.send(Message::Call { to: at, epoch, call: 2 });
+                }
             }
             Action::Vote(at) => Arc::make_mut(&mut state.nodes[at]).vote(),
             Action::GiveUp(at) => Arc::make_mut(&mut state.nodes[at]).give_up(),
+            Action::GiveUpAbort(at) => state.feed(Event::GiveUp { branch: at, other_store: false }),
             Action::Pass(to) => {
                 let epoch = state.coordinator.epoch;
                 state.send(Message::Pass { to, epoch });
             }
         }
         state.leave(last, self.taken);
-        state.prune(last, self.taken);
+        state.prune(last, self);
         (state != *last).then_some(state)
     }
 
@@ -333,9 +320,21 @@ impl Model for World {
     }
 }
 
+impl World {
+    /// Whether a vote that came now would be one that came too late: only where aborts are given up this makes a difference.
+    fn is_late_vote(&self, branch: &Branch) -> bool {
+        self.bounds.give_up && branch.state == BranchState::Aborting && !branch.voted_late
+    }
+}
+
+impl Finishes for World {
+    fn is_done(&self, state: &State) -> bool {
+        state.is_done()
+    }
+}
+
 impl State {
-    /// Everything has ended: for good, if nothing dies any more.
-    pub fn is_done(&self) -> bool {
+    fn is_done(&self) -> bool {
         let at_rest = |node: &Arc<Node>| match node.state() {
             None => true,
             Some(state) => state.has_ended(),
@@ -356,15 +355,19 @@ impl State {
     /// Everything that needs to wait no longer leaves.
     fn leave(&mut self, last: &Self, taken: Taken) {
         if !Arc::ptr_eq(&self.coordinator, &last.coordinator) {
-            let (messages, told) = Arc::make_mut(&mut self.coordinator).leave(taken);
-            self.told = self.told.or(told);
-            for message in messages {
-                self.send(message);
+            let departures = Arc::make_mut(&mut self.coordinator).leave(taken);
+            self.told = self.told.or(departures.told);
+            let epoch = self.coordinator.epoch;
+            for (to, call, _) in departures.calls {
+                self.send(Message::Call { to, epoch, call });
             }
         }
         for at in self.changed(last) {
-            for message in Arc::make_mut(&mut self.nodes[at]).leave() {
-                self.send(message);
+            for sent in Arc::make_mut(&mut self.nodes[at]).leave() {
+                self.send(match sent {
+                    Sent::Answer { epoch, answer, .. } => Message::Answer { from: at, epoch, answer },
+                    Sent::Vote { epoch } => Message::Vote { from: at, epoch },
+                });
             }
         }
     }
@@ -376,20 +379,21 @@ impl State {
 
     /// What makes no difference any more is left out, so that states are the same that behave the same: places in logs, and
     /// messages that nobody would heed, now or later.
-    fn prune(&mut self, last: &Self, taken: Taken) {
+    fn prune(&mut self, last: &Self, world: &World) {
         if !Arc::ptr_eq(&self.coordinator, &last.coordinator) {
             Arc::make_mut(&mut self.coordinator).forget_places();
         }
         for at in self.changed(last) {
             Arc::make_mut(&mut self.nodes[at]).forget_places();
         }
-        if self.network.iter().any(|message| !self.is_heeded(message, taken)) {
-            let network = self.network.iter().filter(|message| self.is_heeded(message, taken)).cloned().collect();
+        if self.network.iter().any(|message| !self.is_heeded(message, world)) {
+            let network = self.network.iter().filter(|message| self.is_heeded(message, world)).cloned().collect();
             self.network = Arc::new(network);
         }
     }
 
-    fn is_heeded(&self, message: &Message, taken: Taken) -> bool {
+    fn is_heeded(&self, message: &Message, world: &World) -> bool {
+        let taken = world.taken;
         let transaction = self.coordinator.transaction.as_ref();
         let undecided = transaction.is_some_and(|transaction| transaction.state.is_undecided());
         // Whoever durably knows a higher epoch refuses it for ever.
@@ -400,17 +404,24 @@ impl State {
                 let Some(branch) = transaction.map(|transaction| &transaction.branches[*from]) else { return false };
                 *epoch == self.coordinator.epoch
                     && match answer {
-                        Answer::Prepared | Answer::ReadOnly | Answer::Refused => undecided && branch.vote.is_none(),
+                        Answer::Prepared | Answer::ReadOnly => {
+                            branch.vote.is_none() && (undecided || world.is_late_vote(branch))
+                        }
+                        Answer::Refused => undecided && branch.vote.is_none(),
                         Answer::Committed | Answer::UnknownBranch | Answer::HeuristicAbort => {
                             branch.state == BranchState::Committing
                         }
-                        Answer::Aborted | Answer::HeuristicCommit => branch.state == BranchState::Aborting,
+                        Answer::Aborted | Answer::HeuristicCommit => {
+                            branch.state == BranchState::Aborting || branch.given_up
+                        }
+                        // The sender of the call is gone, and no store has an id.
+                        Answer::StaleEpoch(_) | Answer::Misdirected => false,
                     }
             }
             Message::Vote { from, epoch } => {
-                let counted = transaction.is_some_and(|transaction| transaction.branches[*from].vote.is_some());
+                let branch = self.coordinator.branch(*from).filter(|branch| branch.vote.is_none());
                 if *epoch == epoch_of(self.coordinator.epoch) || taken == Taken::EpochOfVotes {
-                    undecided && !counted
+                    branch.is_some_and(|branch| undecided || world.is_late_vote(branch))
                 } else {
                     !is_stale(from, *epoch)
                 }
@@ -426,16 +437,15 @@ impl State {
     fn deliver(&mut self, message: &Message, choice: Choice, taken: Taken) {
         match *message {
             Message::Call { to, epoch, call } => {
-                Arc::make_mut(&mut self.nodes[to]).receive(epoch, call, choice, taken);
+                let received = Received { epoch, call, meant_for: None };
+                Arc::make_mut(&mut self.nodes[to]).receive(received, choice, taken);
             }
-            Message::Pass { to, epoch } => Arc::make_mut(&mut self.nodes[to]).pass(epoch),
+            Message::Pass { to, epoch } => Arc::make_mut(&mut self.nodes[to]).pass(epoch, true),
             Message::Answer { from, answer, .. } => self.answered(from, answer),
             Message::Vote { from, epoch } => {
                 let present = self.coordinator.epoch;
                 if epoch == epoch_of(present) || taken == Taken::EpochOfVotes {
-                    let coordinator = Arc::make_mut(&mut self.coordinator);
-                    let counted =
-                        coordinator.feed(Event::Vote { branch: branch_name(from), vote: Vote::Prepared.into() });
+                    let counted = Arc::make_mut(&mut self.coordinator).vote(from, Vote::Prepared.into());
                     self.old_vote |= counted && epoch != epoch_of(present);
                 } else {
                     self.send(Message::StaleEpoch { to: from, epoch: present });
@@ -459,59 +469,11 @@ impl State {
             Answer::HeuristicAbort => Event::CommitAnswered(from, CommitAnswer::HeuristicAbort { detail: None }),
             Answer::Aborted => Event::AbortAnswered(from, AbortAnswer::Aborted),
             Answer::HeuristicCommit => Event::AbortAnswered(from, AbortAnswer::HeuristicCommit { detail: None }),
+            Answer::StaleEpoch(_) | Answer::Misdirected => return,
         };
         self.feed(event);
         let branch = self.coordinator.transaction.as_ref().map(|transaction| transaction.branches[from].state);
         // Counted as committed, and not so on its disk: a loss of power would take it back.
         self.orphan |= branch == Some(BranchState::Committed) && self.nodes[from].published == 0;
     }
-}
-
-fn uuid_7(number: u128) -> Uuid {
-    Uuid::from_u128(1 << 90 | 7 << 76 | 2 << 62 | number)
-}
-
-pub fn epoch_of(number: u8) -> Epoch {
-    Epoch::from_uuid(uuid_7(u128::from(number)))
-}
-
-/// The transaction; one that was before it, and one that will be after it.
-const OLDER: u128 = 100;
-const THIS: u128 = 101;
-const LATER: u128 = 102;
-
-static PARTICIPANTS: LazyLock<Vec<(BranchName, ParticipantUrl)>> = LazyLock::new(|| {
-    let url = |at: u64| format!("http://localhost/{at}").parse().expect("it is a URL");
-    (0..3).map(|at| (BranchName::numbered(usize::try_from(at).expect("it is small") + 1), url(at))).collect()
-});
-
-pub fn branch_name(at: usize) -> BranchName {
-    PARTICIPANTS[at].0.clone()
-}
-
-pub fn participant(at: usize) -> ParticipantUrl {
-    PARTICIPANTS[at].1.clone()
-}
-
-pub fn payload_text() -> &'static str {
-    "{}"
-}
-
-fn coordinator_id() -> CoordinatorId {
-    CoordinatorId::from_uuid(Uuid::from_u128(7))
-}
-
-/// The coordinator of this epoch as it stands in its messages; `past`: with a horizon that lies above the transaction.
-pub fn coordinator_at(epoch: u8, past: bool) -> Sender {
-    let horizon = if past { TransactionId::from_uuid(uuid_7(LATER)) } else { TransactionId::NIL };
-    Sender { id: coordinator_id(), epoch: epoch_of(epoch), url: String::new(), horizon }
-}
-
-pub fn key_of(at: usize) -> BranchKey {
-    let transaction = TransactionId::from_uuid(uuid_7(THIS));
-    BranchKey { coordinator: coordinator_id(), transaction, branch: branch_name(at) }
-}
-
-pub fn older_key_of(at: usize) -> BranchKey {
-    BranchKey { transaction: TransactionId::from_uuid(uuid_7(OLDER)), ..key_of(at) }
 }
