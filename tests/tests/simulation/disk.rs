@@ -13,6 +13,11 @@ pub struct Disk {
 }
 
 impl Disk {
+    /// Returns a disk that has this.
+    pub fn new(saved: Saved) -> Self {
+        Self { synced: saved, ..Self::default() }
+    }
+
     pub fn append(&mut self, lsn: Lsn, records: Vec<Record>) {
         self.unsynced.push((lsn, records));
     }
