@@ -18,6 +18,11 @@ impl Disk {
         Self { synced: saved, ..Self::default() }
     }
 
+    /// Returns what is synced.
+    pub fn saved(&self) -> &Saved {
+        &self.synced
+    }
+
     pub fn append(&mut self, lsn: Lsn, records: Vec<Record>) {
         self.unsynced.push((lsn, records));
     }

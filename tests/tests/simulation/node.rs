@@ -23,6 +23,14 @@ use super::disk::Disk;
 /// The most branches of which it tells after a start how they ended, as the SDK does.
 const MAX_TOLD_AT_START: usize = 1_000;
 
+/// A copy of a store.
+#[derive(Clone)]
+pub struct Backup {
+    saved: Saved,
+    published: BTreeMap<BranchKey, u32>,
+    ended: BTreeMap<BranchKey, State>,
+}
+
 /// Who waits for an answer: the message's number in the network, if anybody does.
 pub type Ticket = Option<usize>;
 
@@ -33,6 +41,7 @@ pub struct Node {
     pub home: usize,
     /// Whether a process serves it.
     pub is_present: bool,
+    pub backup: Option<Backup>,
     /// Whether its data is gone for good.
     pub is_gone: bool,
     /// By how much its clock is ahead of the right one.
@@ -56,6 +65,7 @@ impl Node {
             disk: Disk::new(saved),
             home,
             is_present: true,
+            backup: None,
             is_gone: false,
             ahead: 0,
             waiting: vec![],
@@ -198,6 +208,19 @@ impl Node {
         self.book = Book::restore(saved);
         self.unasked.clear();
         std::mem::take(&mut self.waiting).into_iter().map(|(_, ticket, _)| ticket).collect()
+    }
+
+    /// Makes a copy of what is durable.
+    pub fn back_up(&mut self) {
+        let (published, ended) = (self.published.clone(), self.ended.clone());
+        self.backup = Some(Backup { saved: self.disk.saved().clone(), published, ended });
+    }
+
+    /// Starts on a copy: all since then is lost.
+    pub fn put_back(&mut self, backup: Backup) {
+        let Backup { saved, published, ended } = backup;
+        (self.published, self.ended) = (published, ended);
+        (self.book, self.disk) = (Book::restore(saved.clone()), Disk::new(saved));
     }
 
     fn note(&mut self, records: Vec<Record>) {

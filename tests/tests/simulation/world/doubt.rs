@@ -208,7 +208,7 @@ impl World {
     }
 
     fn acknowledge_finished(&mut self, node: usize, key: &BranchKey, told: &Acknowledgement) {
-        if !self.late.may_amend() {
+        if !self.late.may_amend() || self.engine.superseded().is_some() {
             return;
         }
         let Some(finished) = self.journal.finished(key.transaction).expect("it can be read") else {
@@ -238,7 +238,8 @@ impl World {
 
     /// The next answer to an abort that had been given up is kept.
     pub(super) fn amend(&mut self) {
-        if self.late.answers.is_empty() || !self.late.may_amend() {
+        // Who is superseded writes nothing further, not even to make durable what is there.
+        if self.late.answers.is_empty() || !self.late.may_amend() || self.engine.superseded().is_some() {
             return;
         }
         let Some((id, at, answer)) = self.late.answers.pop_front() else { return };

@@ -42,7 +42,8 @@ impl World {
                 node.sync();
             }
             self.leave_to_an_operator();
-            if self.has_finished() {
+            // A copy that is put back may be older than what is kept.
+            if self.has_finished() && !self.put_back() {
                 return self.agree();
             }
             self.help(round);
@@ -117,19 +118,22 @@ impl World {
         }
     }
 
-    /// Who is told that the coordinator has forgotten is left to an operator, who compares: the branch was never counted.
+    /// Who is told that the coordinator has forgotten is left to an operator, who compares. Only
+    /// where data was lost can its vote have been counted.
     fn leave_to_an_operator(&mut self) {
         for (node, key) in std::mem::take(&mut self.told_forgotten) {
             if self.nodes[node].is_gone {
                 continue;
             }
-            let kept = self.retention.kept.get(&key.transaction);
-            let counted = kept.and_then(|kept| kept.transaction.branch(&key.branch)).map(|(_, branch)| branch.clone());
+            let kept = self.retention.kept.get(&key.transaction).map(|kept| Transaction::clone(&kept.transaction));
+            let counted = kept.as_ref().and_then(|kept| kept.branch(&key.branch)).map(|(_, branch)| branch);
+            let is_counted = counted.is_some_and(|branch| branch.vote.is_some() && self.is_store_of(node, branch));
             let is_lost = self.suspects.has_lost[self.nodes[node].home];
-            let is_counted = counted.is_some_and(|branch| branch.vote.is_some() && self.is_store_of(node, &branch));
             assert!(!is_counted || is_lost, "node {node}: {key} is in doubt, and was forgotten");
-            self.say(|| format!("node {node}: an operator ends {key}"));
-            self.nodes[node].resolve(key, Decision::Abort);
+            let decision = kept.and_then(|kept| kept.decided).filter(|_| is_counted).map(|decided| decided.decision);
+            let decision = decision.unwrap_or(Decision::Abort);
+            self.say(|| format!("node {node}: an operator ends {key} by {decision:?}"));
+            self.nodes[node].resolve(key, decision);
             self.nodes[node].sync();
         }
     }
@@ -202,8 +206,7 @@ impl World {
                     // one at a store that was called by mistake.
                     let counted = branch.filter(|branch| branch.vote == Some(Vote::Prepared));
                     let is_counted = counted.is_some_and(|branch| self.is_store_of(node, branch));
-                    let lost = self.suspects.has_lost[self.nodes[node].home];
-                    assert!(decision == Decision::Abort || !is_counted || lost, "node {node}: {key}");
+                    assert!(decision == Decision::Abort || !is_counted, "node {node}: {key}");
                 }
                 State::Prepared => panic!("node {node}: {key} is still in doubt"),
                 State::ReadOnly

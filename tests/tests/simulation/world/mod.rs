@@ -13,6 +13,7 @@ mod clock;
 mod coordinator;
 mod doubt;
 mod ending;
+mod forged;
 mod network;
 mod ownership;
 mod stores;
@@ -175,7 +176,7 @@ impl World {
 
     /// One thing happens.
     pub fn step(&mut self) {
-        match self.random.random_range(0..1_160) {
+        match self.random.random_range(0..1_190) {
             0..100 => self.begin(),
             100..140 => self.ask_for_decision(),
             140..360 => self.deliver(),
@@ -196,11 +197,12 @@ impl World {
             1_000..1_050 => self.acknowledge(),
             1_050..1_070 => self.amend(),
             1_070..1_110 => self.confirm(),
-            1_110..1_130 => self.mistake(),
-            1_130..1_145 => self.go_away(),
-            1_145..1_150 if self.is_forged => self.forge(),
-            1_150..1_154 => self.empty(),
-            _ if self.loses_data => self.lose_much(),
+            1_110..1_140 => self.mistake(),
+            1_140..1_155 => self.go_away(),
+            1_155..1_165 if self.is_forged => self.forge(),
+            1_165..1_170 => self.empty(),
+            1_170..1_174 if self.loses_data => self.lose_much(),
+            1_174..1_190 if self.loses_data => self.back_up(),
             _ => {}
         }
         self.carry_out();

@@ -9,6 +9,9 @@ use unanimous_sdk::protocol::{Coordinator, Vote};
 
 use super::{URLS, World};
 
+/// So many messages count as recent.
+const RECENT: usize = 40;
+
 /// A request on its way, or being worked on.
 pub(super) struct Flight {
     pub(super) from: Coordinator,
@@ -128,7 +131,14 @@ impl World {
         if self.old.is_empty() {
             return;
         }
-        let at = self.random.random_range(0..self.old.len());
+        // A repeat often reaches another store than the first.
+        let recent = self.old.iter().enumerate().rev().take(RECENT);
+        let misled = recent.filter(|(_, (place, ..))| self.route[*place] != self.home[*place]).map(|(at, _)| at);
+        let misled: Vec<_> = misled.collect();
+        let at = match misled.len() {
+            0 => self.random.random_range(0..self.old.len()),
+            count => misled[self.random.random_range(0..count)],
+        };
         let (place, from, message) = self.old[at].clone();
         self.hand_over(place, &from, &message, None, None);
     }

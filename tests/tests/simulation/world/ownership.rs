@@ -5,16 +5,14 @@
 //! - A process that has lost its log writes nothing, decides nothing and sends nothing.
 //! - One participant alone supersedes nobody. Two that are certainly not the same do.
 
-use rand::RngExt;
 use unanimous_coordinator::{
     engine::{Output, Witness},
     journal::{Entry, Lsn},
     transport::Attempt,
 };
-use unanimous_sdk::protocol::{Coordinator, Epoch, ParticipantUrl, TransactionId};
-use uuid::Uuid;
+use unanimous_sdk::protocol::{Epoch, ParticipantUrl};
 
-use super::{World, clock::START};
+use super::World;
 
 #[derive(Default)]
 pub(super) struct Ownership {
@@ -110,24 +108,5 @@ impl World {
             claims[..at].iter().any(|(named, other)| named == epoch && are_independent(one, other))
         });
         assert_eq!(self.engine.superseded().is_some(), two || lost, "by {claims:?}");
-    }
-
-    /// Somebody sends an abort in the coordinator's name, under a higher epoch, to one participant.
-    pub(super) fn forge(&mut self) {
-        let node = self.any_present();
-        let again = self.forged.filter(|epoch| *epoch > self.epoch && self.chance(60));
-        let epoch = again.unwrap_or_else(|| {
-            let ms = self.real() + self.random.random_range(0..3_600_000);
-            let random = self.random.random::<u128>() & ((1 << 62) - 1);
-            Epoch::from_uuid(Uuid::from_u128(u128::from(ms) << 80 | 7 << 76 | 2 << 62 | random))
-        });
-        self.forged = Some(epoch);
-        let Coordinator { id, url, .. } = self.engine.coordinator();
-        let from = Coordinator { id, epoch, url, horizon: TransactionId::NIL };
-        // Of a time before all ids.
-        let transaction = TransactionId::from_uuid(Uuid::from_u128(u128::from(START - 1) << 80 | 7 << 76 | 2 << 62));
-        let now = self.time_at(node);
-        self.nodes[node].take_forged(from, transaction, now);
-        self.say(|| format!("node {node}: gets a forged abort under {epoch}"));
     }
 }

@@ -109,6 +109,33 @@ impl World {
         self.route = self.home;
     }
 
+    /// A copy is made of a store that is in doubt.
+    pub(super) fn back_up(&mut self) {
+        let node = self.random.random_range(0..URLS);
+        if !self.nodes[node].in_doubt().is_empty() {
+            self.nodes[node].back_up();
+            self.say(|| format!("node {node}: a copy of its store is made"));
+        }
+    }
+
+    /// A store is put back to the state of its copy, long after. Returns whether there was a copy.
+    pub(super) fn put_back(&mut self) -> bool {
+        let copies = (0..URLS).find_map(|node| Some((node, self.nodes[node].backup.take()?)));
+        let Some((node, backup)) = copies else { return false };
+        for _ in 0..10 {
+            self.pass(1_000);
+            self.carry_out();
+            self.write_all();
+            self.sync();
+        }
+        self.stop_node(node, usize::MAX);
+        self.nodes[node].put_back(backup);
+        self.suspects.has_lost[node] = true;
+        self.say(|| format!("node {node}: its store is put back to the copy"));
+        self.tell_ends(node);
+        true
+    }
+
     /// Many commits wait for a participant when it loses its data.
     pub(super) fn lose_much(&mut self) {
         let place = self.random.random_range(0..URLS);
@@ -121,14 +148,26 @@ impl World {
             let Some(id) = self.begin_at(vec![place], Duration::from_mins(1), None) else { return };
             self.ask_for_commit(id);
         }
+        self.be_calm(place, Phase::One);
+        self.empty_at(place, false);
+        self.be_calm(place, Phase::Two);
+    }
+
+    /// All calls of a phase to one participant are answered, and nothing else happens.
+    fn be_calm(&mut self, place: usize, phase: Phase) {
         for _ in 0..MANY {
             self.carry_out();
-            self.deliver_all(|at, phase| at == place && phase == Phase::One, Some(Vote::Prepared));
-            self.sync_and_send(place);
+            self.deliver_all(|at, of| at == place && of == phase, Some(Vote::Prepared));
+            self.sync_and_send(self.home[place]);
             self.carry_out();
             self.write_all();
             self.sync();
+            if phase == Phase::Two {
+                self.pass(100);
+                if self.chance(4) {
+                    self.crash_coordinator();
+                }
+            }
         }
-        self.empty_at(place, false);
     }
 }
