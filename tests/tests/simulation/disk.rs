@@ -13,6 +13,16 @@ pub struct Disk {
 }
 
 impl Disk {
+    /// Returns a disk that has this.
+    pub fn new(saved: Saved) -> Self {
+        Self { synced: saved, ..Self::default() }
+    }
+
+    /// Returns what is synced.
+    pub fn saved(&self) -> &Saved {
+        &self.synced
+    }
+
     pub fn append(&mut self, lsn: Lsn, records: Vec<Record>) {
         self.unsynced.push((lsn, records));
     }

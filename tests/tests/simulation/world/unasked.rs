@@ -1,13 +1,16 @@
 //! Participants that enlist themselves, and vote unasked: on the application's own calls, before the commit is asked for.
 
 use rand::RngExt;
-use unanimous_coordinator::engine::{Enlist, Refusal};
+use unanimous_coordinator::{
+    engine::{Enlist, Refusal},
+    transaction::StoreVote,
+};
 use unanimous_sdk::{
     branch::{Act, BranchKey},
     protocol::{BranchName, CoordinatorRef, Epoch, TransactionId, Vote},
 };
 
-use super::{NODES, World, url};
+use super::{URLS, World, url};
 
 /// A vote on its way: the branch, what, and the epoch that it names.
 #[derive(Clone)]
@@ -21,10 +24,11 @@ pub(super) struct Unasked {
 impl World {
     /// A service takes part in a transaction by a call of the application; its branch has a name that was never used.
     pub(super) fn join(&mut self, id: TransactionId) {
-        let node = self.random.random_range(0..NODES);
+        let place = self.random.random_range(0..URLS);
+        let node = self.home[place];
         self.joined += 1;
         let name: BranchName = format!("u{}", self.joined).parse().expect("it is a name");
-        let enlist = Enlist { name: Some(name.clone()), participant: url(node), payload: None, vote: None, key: None };
+        let enlist = Enlist { name: Some(name.clone()), participant: url(place), payload: None, vote: None, key: None };
         if self.engine.enlist(self.now, id, enlist).is_err() {
             return;
         }
@@ -34,7 +38,8 @@ impl World {
             return self.say(|| "network: loses the answer".to_owned());
         }
         let key = BranchKey { coordinator: from.id, transaction: id, branch: name };
-        self.nodes[node].open(&from, &key);
+        let now = self.time_at(node);
+        self.nodes[node].open(&from, &key, now);
         self.open.push((node, key));
     }
 
@@ -61,7 +66,7 @@ impl World {
             let Some(epoch) = self.nodes[node].epoch(&key) else { continue };
             let unasked = Unasked { node, key, vote, epoch };
             self.votes.push(unasked.clone());
-            if self.faults && self.chance(15) {
+            if !self.is_heard(node) || self.faults && self.chance(15) {
                 self.say(|| format!("network: loses the vote of {}", unasked.key));
             } else {
                 self.hand_over_vote(unasked);
@@ -80,7 +85,8 @@ impl World {
     fn hand_over_vote(&mut self, unasked: Unasked) {
         let Unasked { node, key, vote, epoch } = unasked;
         let named = CoordinatorRef { id: key.coordinator, epoch };
-        let heard = self.engine.vote(self.now, key.transaction, &key.branch, vote.into(), &named, None);
+        let counted = StoreVote { vote, participant_id: self.nodes[node].id() };
+        let heard = self.engine.vote(self.now, key.transaction, &key.branch, counted, &named, None);
         let present = self.engine.coordinator().epoch;
         self.say(|| {
             format!("coordinator: gets the vote {vote:?} of {key}: {}", if heard.is_ok() { "counts" } else { "no" })
@@ -88,8 +94,13 @@ impl World {
         match heard {
             Ok(_) => assert_eq!(epoch, present, "{key}: a vote under an epoch that is past has counted"),
             // It is kept, and the vote sent once more under it.
-            Err(refused) if matches!(refused.why, Refusal::StaleEpoch { .. }) => {
-                self.nodes[node].superseded(key.coordinator, present);
+            Err(refused) if matches!(refused.why, Refusal::StaleEpoch { .. }) && self.nodes[node].is_present => {
+                let now = self.time_at(node);
+                self.nodes[node].superseded(key.coordinator, present, now);
+                // By a clock that is behind, that epoch can't be true.
+                if self.nodes[node].epoch(&key) != Some(present) {
+                    return;
+                }
                 let again = Unasked { node, key, vote, epoch: present };
                 self.votes.push(again.clone());
                 self.hand_over_vote(again);
