@@ -335,6 +335,8 @@ pub(super) struct CoordinatorRef {
     url: Option<Value>,
     /// Not looked at.
     horizon: Option<Value>,
+    /// Not looked at.
+    horizon_held_by: Option<Value>,
 }
 
 /// A branch that was enlisted.

@@ -23,7 +23,8 @@ pub struct Coordinator {
     pub horizon: TransactionId,
 }
 
-/// A coordinator and one of its epochs: what an unsolicited vote names. `url` and `horizon` may stand beside them.
+/// A coordinator and one of its epochs: what an unsolicited vote names. The other members of
+/// `/v1/coordinator` may stand beside them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "CoordinatorRefBody")]
 #[allow(missing_docs)]
@@ -41,6 +42,9 @@ struct CoordinatorRefBody {
     _url: IgnoredAny,
     #[serde(rename = "horizon", default)]
     _horizon: IgnoredAny,
+    // Who asked `/v1/coordinator` may pass on what it got, whole.
+    #[serde(rename = "horizon_held_by", default)]
+    _horizon_held_by: IgnoredAny,
 }
 
 impl From<CoordinatorRefBody> for CoordinatorRef {
