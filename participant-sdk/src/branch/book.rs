@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Act, Branch, BranchKey, Call, Event, Fate, Known, Lsn, Payload, Record, Refusal, Reply, Saved, State, Step,
-    coordinators::{Admitted, Coordinators},
+    coordinators::{Admitted, Coordinators, Leaves},
 };
 use crate::protocol::{
     BranchName, Coordinator, CoordinatorId, Decision, Epoch, ParticipantId, TransactionId, UnixMillis, Vote,
@@ -140,7 +140,7 @@ impl Book {
                 }
             },
             Event::Announced { from, lowest, now } => {
-                self.coordinators.judge(&from, lowest, now).map(|()| Reply::Nothing)
+                self.coordinators.judge(&from, lowest, Leaves::More, now).map(|()| Reply::Nothing)
             }
             Event::Learned { key, asked, decision } => Ok(self.learned(about.insert(key), asked, decision)),
             Event::Own { key, act } => self.own(about.insert(key), act, &mut entry),
@@ -185,8 +185,9 @@ impl Book {
         let (epoch, horizon) = (from.epoch, from.horizon);
         // An answer of the coordinator's, to an enlistment, may have a horizon above its transaction.
         let lowest = (call != Call::Open).then_some(key.transaction);
-        self.coordinators.judge(&from, lowest, now)?;
-        self.meet(from, now, entry);
+        let leaves = if call == Call::Abort { Leaves::Tombstone } else { Leaves::More };
+        self.coordinators.judge(&from, lowest, leaves, now)?;
+        self.meet(from, leaves, now, entry);
         match call {
             Call::Prepare { payload, late } => self.prepare(key, epoch, payload, late, now, entry),
             Call::Commit => self.commit(key),
@@ -196,9 +197,9 @@ impl Book {
     }
 
     /// Notes who speaks: keeps a higher epoch, forgets what lies below the horizon.
-    fn meet(&mut self, from: Coordinator, now: UnixMillis, entry: &mut Entry) {
+    fn meet(&mut self, from: Coordinator, leaves: Leaves, now: UnixMillis, entry: &mut Entry) {
         let id = from.id;
-        let Admitted { displaced, moved, is_changed } = self.coordinators.admit(from, now, entry);
+        let Admitted { displaced, moved, is_changed } = self.coordinators.admit(from, leaves, now, entry);
         let forgotten = moved.map_or_else(Vec::new, |horizon| {
             self.of_coordinator(id)
                 .take_while(|(key, _)| key.transaction < horizon)

@@ -24,6 +24,15 @@ struct Met {
     others: usize,
 }
 
+/// What a message of a coordinator that has no place yet would leave behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leaves {
+    /// A tombstone: it is an abort.
+    Tombstone,
+    /// More than that, or nothing.
+    More,
+}
+
 /// All coordinators of a participant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Coordinators {
@@ -100,6 +109,7 @@ impl Coordinators {
         &self,
         from: &Coordinator,
         lowest: Option<TransactionId>,
+        leaves: Leaves,
         now: UnixMillis,
     ) -> Result<(), Refusal> {
         let known = self.epoch(from.id).map(|(epoch, _)| epoch);
@@ -114,14 +124,14 @@ impl Coordinators {
         if lowest.is_some_and(|lowest| from.horizon > lowest) {
             return Err(Refusal::Implausible { field: "coordinator.horizon" });
         }
-        if !self.met.contains_key(&from.id) && self.displaced_by_one_more().is_none() {
+        if !self.met.contains_key(&from.id) && self.displaced_by_one_more(leaves).is_none() {
             return Err(Refusal::TooManyCoordinators);
         }
         Ok(())
     }
 
     /// Returns who gives up its place if one more needs one; None if there is no place for it.
-    fn displaced_by_one_more(&self) -> Option<Vec<CoordinatorId>> {
+    fn displaced_by_one_more(&self, leaves: Leaves) -> Option<Vec<CoordinatorId>> {
         let needed = self.met.len().saturating_add(1).saturating_sub(self.most);
         if needed == 0 {
             return Some(Vec::new());
@@ -129,17 +139,19 @@ impl Coordinators {
         let of = |id: &CoordinatorId| self.met.get(id).map_or((0, 0), |met| (met.others, met.tombstones));
         // The one longest unused first, those without tombstones before those with.
         let without = self.used.iter().filter(|id| of(id) == (0, 0));
-        let with = self.used.iter().filter(|id| matches!(of(id), (0, 1..)));
+        // What would itself leave a tombstone and nothing else takes the place of no other tombstone: forged aborts would
+        // go on for ever.
+        let with = self.used.iter().filter(|id| leaves == Leaves::More && matches!(of(id), (0, 1..)));
         let displaced: Vec<_> = without.chain(with).copied().take(needed).collect();
         (displaced.len() == needed).then_some(displaced)
     }
 
     /// Notes who speaks, after it was judged: gives it a place, keeps a higher epoch, takes its horizon.
-    pub(super) fn admit(&mut self, from: Coordinator, now: UnixMillis, entry: &mut Entry) -> Admitted {
+    pub(super) fn admit(&mut self, from: Coordinator, leaves: Leaves, now: UnixMillis, entry: &mut Entry) -> Admitted {
         let Coordinator { id, epoch, url, horizon } = from;
         let mut admitted = Admitted { displaced: Vec::new(), moved: None, is_changed: false };
         if !self.met.contains_key(&id) {
-            admitted.displaced = self.displaced_by_one_more().unwrap_or_default();
+            admitted.displaced = self.displaced_by_one_more(leaves).unwrap_or_default();
             for displaced in &admitted.displaced {
                 self.displace(*displaced, entry);
             }
