@@ -87,18 +87,31 @@ fn two_participants_whose_work_comes_with_the_prepare() {
     explore("two participants", &two([Style::Asked, Style::Asked]));
 }
 
+/// Two participants, one of which votes unasked; the bounds are the least.
+fn unasked(bounds: Bounds) -> World {
+    World { bounds, ..two([Style::Asked, Style::Unasked]) }
+}
+
 #[test]
 fn two_participants_one_of_which_votes_unasked() {
-    let mut world = two([Style::Asked, Style::Unasked]);
-    (world.bounds.read_only, world.bounds.refuse) = (false, false);
-    explore("two participants, one of which votes unasked", &world);
+    let name = "two participants, one of which votes unasked";
+    explore(name, &unasked(Bounds { coordinator_crashes: 1, ..Bounds::default() }));
+    explore(name, &unasked(Bounds { node_crashes: 1, ..Bounds::default() }));
 }
 
 #[test]
 fn two_participants_whose_aborts_are_given_up() {
-    let mut world = two([Style::Asked, Style::Unasked]);
-    world.bounds = Bounds { node_crashes: 1, give_up: true, ..Bounds::default() };
-    explore("two participants, whose aborts are given up", &world);
+    let name = "two participants, whose aborts are given up";
+    explore(name, &unasked(Bounds { give_up: true, ..Bounds::default() }));
+    let bounds = Bounds { node_crashes: 1, give_up: true, ..Bounds::default() };
+    explore(name, &World { bounds, ..two([Style::Asked; 2]) });
+}
+
+#[test]
+#[ignore = "takes minutes, and 8 GiB"]
+fn two_participants_that_die_and_whose_aborts_are_given_up() {
+    let bounds = Bounds { coordinator_crashes: 1, node_crashes: 1, give_up: true, ..Bounds::default() };
+    explore("two participants, whose aborts are given up, everything", &unasked(bounds));
 }
 
 #[test]

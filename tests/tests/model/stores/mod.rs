@@ -63,6 +63,8 @@ pub struct Bounds {
     pub puts_back: bool,
     /// The store to which a forged message may come, once.
     pub forges: Option<usize>,
+    /// Whether the coordinator starts again when a higher epoch was named.
+    pub starts: bool,
     /// Whether the first store may move away from its address.
     pub moves: bool,
 }
@@ -261,8 +263,8 @@ impl Stores {
         if coordinator.unsynced() > 0 {
             actions.push(Action::Sync);
         }
-        let must_start = coordinator.is_behind() && self.taken != Taken::HigherEpochKept;
-        if state.crashes < bounds.crashes || must_start {
+        let starts = bounds.starts && coordinator.is_behind() && self.taken != Taken::HigherEpochKept;
+        if state.crashes < bounds.crashes || starts {
             actions.extend((0..=coordinator.unsynced()).map(Action::Crash));
         }
         let gives_up = match coordinator.branch(0).map(|branch| branch.state) {

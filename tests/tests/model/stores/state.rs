@@ -425,11 +425,10 @@ impl State {
         }
     }
 
-    /// Whether a store that was fooled by a forged epoch waits for a call that the coordinator doesn't owe for this
-    /// transaction: it isn't in the log, or the store isn't that of the branch. Any later call ends that: it is answered 412,
-    /// and the next start has a greater epoch.
+    /// Whether a store that was fooled by a forged epoch waits for a call that the coordinator doesn't owe it: the begin of
+    /// the transaction was lost with the power. Any later call ends that: it is answered 412, and the next start has a
+    /// greater epoch.
     fn waits_for_a_later_call(&self, store: &Store) -> bool {
-        let is_fooled = store.node.epoch() == Some(epoch_of(FORGED));
-        is_fooled && (self.coordinator.transaction.is_none() || self.stores.len() > 1)
+        store.node.epoch() == Some(epoch_of(FORGED)) && self.coordinator.transaction.is_none()
     }
 }

@@ -56,12 +56,15 @@ fn put_back() -> Stores {
 
 /// A forged message with a high epoch comes to a store, which gets no other calls.
 fn forged() -> Stores {
-    stores(&[Some(1)], Bounds { crashes: 1, aborts: true, gives_up: true, forges: Some(0), ..Bounds::default() })
+    stores(
+        &[Some(1)],
+        Bounds { crashes: 1, aborts: true, gives_up: true, forges: Some(0), starts: true, ..Bounds::default() },
+    )
 }
 
-/// The same comes to a store that isn't that of the branch; the other one is called, and no start comes to help.
+/// The same comes to a store that isn't that of the branch, and is called by mistake. No start comes to help.
 fn forged_elsewhere() -> Stores {
-    stores(&[Some(1), Some(2)], Bounds { forges: Some(1), aborts: true, ..Bounds::default() })
+    stores(&[Some(1), None], Bounds { forges: Some(1), aborts: true, ..Bounds::default() })
 }
 
 /// A store that moves to another address.
@@ -125,6 +128,32 @@ fn assert_stuck_without(taken: Taken, world: Stores) {
 #[test]
 fn stores_mistaken_for_each_other_never_both_commit() {
     explore("mistaken stores", &mistaken(), &[COMMITTED, ABORTED]);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn two_participants_mistaken_that_die() {
+    let world = mistaken();
+    let bounds = Bounds { store_crashes: 1, ..world.bounds };
+    explore("mistaken stores that die", &Stores { bounds, ..world }, &[COMMITTED, ABORTED]);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn two_participants_mistaken_and_put_back() {
+    let world = mistaken();
+    let bounds =
+        Bounds { aborts: true, retention: true, passes: true, restores: true, acknowledges: true, ..Bounds::default() };
+    let reached = [COMMITTED, ABORTED, DROPPED, REFUSED];
+    explore("mistaken stores, one put back", &Stores { bounds, ..world }, &reached);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn two_participants_one_of_which_is_emptied() {
+    let world = emptied(Style::Asked);
+    let bounds = Bounds { retention: true, passes: true, acknowledges: true, ..world.bounds };
+    explore("an emptied store, and retention", &Stores { bounds, ..world }, &[COMMITTED, ABORTED, DROPPED, GAVE_UP]);
 }
 
 #[test]
