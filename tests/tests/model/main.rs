@@ -1,18 +1,23 @@
 //! The model checker: the coordinator's transaction machine and the participants' branch machine that serve, explored
-//! together: every order of what can happen, within the bounds of [`world::Bounds`].
+//! together: every order of what can happen, within bounds.
 //!
-//! Always true: the machines are the ones in production; the model holds only what surrounds them: disks that lose what was
-//! not synced, a network in which every message that was ever sent may come at any time, any number of times, or never,
-//! and processes that die. What waits for the disk in production waits for it here.
+//! There are two models. [`world`] has two or three participants, each with a branch of its own. [`stores`] has one branch and
+//! all that can go wrong about who answers, and what is lost and forgotten. The machines are the ones in production; the
+//! models hold only what surrounds them: disks that lose what was not synced, a network in which every message that was ever
+//! sent may come at any time, any number of times, or never, and processes that die. What waits for the disk in production
+//! waits for it here.
 //!
-//! `make test` explores two participants exhaustively. Three, with everything switched on, go as far as the time given:
+//! `make test` explores bounds that take seconds, `make proof` larger ones. Three participants, with everything switched on,
+//! go as far as the time given:
 //!
 //!     UNANIMOUS_MODEL_SECONDS=600 cargo test --release --workspace --test model -- --ignored --nocapture
 //!
-//! Each defence that the model can take out is taken out in a test here, which fails if the checker doesn't notice.
+//! Each rule and defence that a model can take out ([`taken::Taken`]) is taken out in a test, which fails if the checker
+//! doesn't notice.
 
 mod coordinator;
 mod ids;
+mod inquiry;
 mod liveness;
 mod node;
 mod stores;
@@ -75,7 +80,11 @@ fn violated(checker: &impl Checker<World>) -> Option<(&'static str, String)> {
 
 /// Which property the checker finds violated when this defence is taken out.
 fn found_without(taken: Taken, styles: [Style; 2]) -> &'static str {
-    let world = World { taken, ..two(styles) };
+    found(World { taken, ..two(styles) })
+}
+
+fn found(world: World) -> &'static str {
+    let taken = world.taken;
     let checker = world.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let (property, path) = violated(&checker).unwrap_or_else(|| panic!("without {taken:?} nothing is violated"));
     println!("without {taken:?}, `{property}` is violated:\n{path}");
@@ -177,7 +186,8 @@ fn an_unasked_vote_that_counts_under_an_older_epoch_is_found() {
 
 #[test]
 fn a_horizon_that_passes_what_has_not_durably_ended_is_found() {
-    let property = found_without(Taken::HorizonWaits, [Style::Asked; 2]);
+    // It takes a dozen steps, so nothing else may happen.
+    let property = found(World { bounds: Bounds::default(), taken: Taken::HorizonWaits, ..two([Style::Asked; 2]) });
     assert!([world::NO_HEURISTIC, world::VALIDITY, world::AGREEMENT].contains(&property), "{property}");
 }
 

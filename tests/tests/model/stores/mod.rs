@@ -40,6 +40,7 @@ const FORGED: u8 = 9;
 
 /// How far it goes.
 #[derive(Clone, Copy, Debug, Default)]
+#[allow(clippy::struct_excessive_bools)]
 pub struct Bounds {
     /// How often the coordinator dies.
     pub crashes: u8,
@@ -175,8 +176,8 @@ impl Model for Stores {
         self.actions_of_coordinator(state, actions);
         for message in state.network.iter() {
             match message {
-                Message::Call { .. } => {
-                    let reached = (0..state.stores.len()).filter(|at| self.reaches(state, *at, message));
+                Message::Call { call, .. } => {
+                    let reached = (0..state.stores.len()).filter(|at| state.is_reached(*at, *call));
                     actions.extend(reached.map(|at| Action::DeliverTo(at, message.clone())));
                 }
                 Message::Answer { .. }
@@ -248,12 +249,6 @@ impl Action {
 }
 
 impl Stores {
-    /// Whether a call may come to this store.
-    fn reaches(&self, state: &State, at: usize, message: &Message) -> bool {
-        let is_prepare = matches!(message, Message::Call { call: 0, .. });
-        !(state.moved && at == 0) && !(is_prepare && state.stores[at].node.participant_id().is_none())
-    }
-
     fn actions_of_coordinator(&self, state: &State, actions: &mut Vec<Action>) {
         let (coordinator, bounds) = (&state.coordinator, &self.bounds);
         if coordinator.transaction.as_ref().is_some_and(|transaction| transaction.state.is_undecided()) {

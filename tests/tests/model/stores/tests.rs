@@ -139,8 +139,7 @@ fn two_participants_mistaken_that_die() {
 }
 
 #[test]
-#[ignore = "takes minutes"]
-fn two_participants_mistaken_and_put_back() {
+fn mistaken_store_put_back_hears_no_wrong_answer() {
     let world = mistaken();
     let bounds =
         Bounds { aborts: true, retention: true, passes: true, restores: true, acknowledges: true, ..Bounds::default() };
