@@ -12,26 +12,20 @@
 //! - Entries become durable in their order. A crash keeps a head of those that were not synced, perhaps none.
 //! - What waits for an entry is lost with the process.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use unanimous_coordinator::{
-    engine::{Acknowledgement, Engine, Inquiry, Limits, Now, Refusal, View, acknowledge_finished},
-    journal::Memory,
+    engine::{Acknowledgement, View, acknowledge_finished},
     transaction::{
         Barrier, Branch, BranchState, Call, Command, Event, Log, Lsn, NotAllowed, Payload, Record, Step, StoreVote,
         Transaction,
     },
 };
-use unanimous_sdk::protocol::{
-    AcknowledgedState, CoordinatorRef, Decision, Epoch, Outcome, ParticipantId, TransactionId, UnixMillis,
-};
+use unanimous_sdk::protocol::{AcknowledgedState, CoordinatorRef, Decision, ParticipantId, UnixMillis};
 
 use super::{
     ids::{branch_name, coordinator_id, epoch_of, participant, payload_text, transaction_id},
+    inquiry::{self, Asked, Reply},
     node::Style,
     taken::Taken,
 };
@@ -65,26 +59,6 @@ pub struct Departures {
     pub calls: Vec<(usize, u8, Option<ParticipantId>)>,
     /// A decision that is told to the initiator.
     pub told: Option<Decision>,
-}
-
-/// An inquiry, as a participant makes it.
-#[derive(Clone, Copy, Debug)]
-pub struct Asked {
-    pub branch: usize,
-    pub epoch: Epoch,
-    pub participant_id: Option<ParticipantId>,
-    pub prepared_epoch: Option<Epoch>,
-}
-
-/// What an inquiry comes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reply {
-    Decided(Decision),
-    Pending,
-    NotMyLog,
-    Forgotten,
-    /// The asker has no id, and the counted vote has one.
-    Conflict,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -205,7 +179,9 @@ impl Coordinator {
         let named = CoordinatorRef { id: coordinator_id(), epoch: epoch_of(epoch) };
         let Some(transaction) = self.transaction.clone() else { return };
         let is_known = transaction.decided.is_some() && self.is_known(&transaction);
-        if !is_known || with_engine(&self.epochs, self.forgotten, |engine| engine.check_present(&named).is_err()) {
+        if !is_known
+            || inquiry::with_engine(&self.epochs, self.forgotten, |engine| engine.check_present(&named).is_err())
+        {
             return;
         }
         let told = Acknowledgement { branch: branch_name(at), state, participant_id, coordinator: named };
@@ -447,43 +423,8 @@ impl Coordinator {
             Taken::StoreOfInquiry => self.branch(asked.branch).and_then(|branch| branch.participant_id),
             _ => asked.participant_id,
         };
-        let inquiry = Inquiry {
-            transaction: transaction_id(),
-            coordinator: Some(coordinator_id()),
-            epoch: Some(asked.epoch),
-            branch: Some(branch_name(asked.branch)),
-            participant_id,
-            prepared_epoch: asked.prepared_epoch.filter(|_| taken != Taken::PreparedEpoch),
-        };
-        let answer = with_engine(&self.epochs, self.forgotten, |engine| engine.answer(&inquiry, known.as_ref()));
-        match answer.map_err(|refused| refused.why) {
-            Ok((Outcome::Commit, _)) => Reply::Decided(Decision::Commit),
-            Ok((Outcome::Abort, _)) => Reply::Decided(Decision::Abort),
-            Ok((Outcome::Pending, _)) => Reply::Pending,
-            Err(Refusal::NotMyLog) => Reply::NotMyLog,
-            Err(Refusal::Forgotten) => Reply::Forgotten,
-            Err(Refusal::NotAllowed(NotAllowed::BranchConflict(_))) => Reply::Conflict,
-            Err(why) => panic!("the model asked for something impossible: {why:?}"),
-        }
+        let prepared_epoch = asked.prepared_epoch.filter(|_| taken != Taken::PreparedEpoch);
+        let asked = Asked { participant_id, prepared_epoch, ..asked };
+        inquiry::answer(&self.epochs, self.forgotten, asked, known.as_ref())
     }
-}
-
-thread_local! {
-    /// Engines on logs without live transactions, by what an inquiry's answer depends on beside the transaction.
-    static ENGINES: RefCell<HashMap<(BTreeSet<u8>, bool), Engine>> = RefCell::default();
-}
-
-/// Asks the engine of a log that was opened under these epochs, the last of which is the present one.
-fn with_engine<T>(epochs: &BTreeSet<u8>, forgotten: bool, ask: impl FnOnce(&Engine) -> T) -> T {
-    ENGINES.with_borrow_mut(|engines| {
-        let engine = engines.entry((epochs.clone(), forgotten)).or_insert_with(|| {
-            let (_, mut recovered) =
-                Memory::create(coordinator_id(), UnixMillis(0), 0).expect("a log in memory can be created");
-            recovered.epoch = epoch_of(*epochs.last().expect("it is open"));
-            recovered.epochs = epochs.iter().map(|epoch| epoch_of(*epoch)).collect();
-            recovered.forgotten = if forgotten { transaction_id() } else { TransactionId::NIL };
-            Engine::new(Now::default(), recovered, String::new(), Limits::default(), [0; 32])
-        });
-        ask(engine)
-    })
 }

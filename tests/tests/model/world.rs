@@ -16,8 +16,9 @@ use unanimous_sdk::{
 };
 
 use super::{
-    coordinator::{Asked, Coordinator, Reply},
+    coordinator::Coordinator,
     ids::epoch_of,
+    inquiry::{Asked, Reply},
     liveness::Finishes,
     node::{Answer, Choice, Node, Received, Sent, Style},
     taken::Taken,
@@ -25,6 +26,7 @@ use super::{
 
 /// How far it goes.
 #[derive(Clone, Copy, Debug, Default)]
+#[allow(clippy::struct_excessive_bools)]
 pub struct Bounds {
     /// How often the coordinator dies.
     pub coordinator_crashes: u8,

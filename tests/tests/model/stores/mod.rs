@@ -40,6 +40,7 @@ const FORGED: u8 = 9;
 
 /// How far it goes.
 #[derive(Clone, Copy, Debug, Default)]
+#[allow(clippy::struct_excessive_bools)]
 pub struct Bounds {
     /// How often the coordinator dies.
     pub crashes: u8,
@@ -63,6 +64,8 @@ pub struct Bounds {
     pub puts_back: bool,
     /// The store to which a forged message may come, once.
     pub forges: Option<usize>,
+    /// Whether the coordinator starts again when a higher epoch was named.
+    pub starts: bool,
     /// Whether the first store may move away from its address.
     pub moves: bool,
 }
@@ -173,8 +176,8 @@ impl Model for Stores {
         self.actions_of_coordinator(state, actions);
         for message in state.network.iter() {
             match message {
-                Message::Call { .. } => {
-                    let reached = (0..state.stores.len()).filter(|at| self.reaches(state, *at, message));
+                Message::Call { call, .. } => {
+                    let reached = (0..state.stores.len()).filter(|at| state.is_reached(*at, *call));
                     actions.extend(reached.map(|at| Action::DeliverTo(at, message.clone())));
                 }
                 Message::Answer { .. }
@@ -246,12 +249,6 @@ impl Action {
 }
 
 impl Stores {
-    /// Whether a call may come to this store.
-    fn reaches(&self, state: &State, at: usize, message: &Message) -> bool {
-        let is_prepare = matches!(message, Message::Call { call: 0, .. });
-        !(state.moved && at == 0) && !(is_prepare && state.stores[at].node.participant_id().is_none())
-    }
-
     fn actions_of_coordinator(&self, state: &State, actions: &mut Vec<Action>) {
         let (coordinator, bounds) = (&state.coordinator, &self.bounds);
         if coordinator.transaction.as_ref().is_some_and(|transaction| transaction.state.is_undecided()) {
@@ -261,8 +258,8 @@ impl Stores {
         if coordinator.unsynced() > 0 {
             actions.push(Action::Sync);
         }
-        let must_start = coordinator.is_behind() && self.taken != Taken::HigherEpochKept;
-        if state.crashes < bounds.crashes || must_start {
+        let starts = bounds.starts && coordinator.is_behind() && self.taken != Taken::HigherEpochKept;
+        if state.crashes < bounds.crashes || starts {
             actions.extend((0..=coordinator.unsynced()).map(Action::Crash));
         }
         let gives_up = match coordinator.branch(0).map(|branch| branch.state) {

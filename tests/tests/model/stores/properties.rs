@@ -4,7 +4,7 @@ use stateright::Property;
 use unanimous_sdk::{branch::State as BranchOf, protocol::Decision};
 
 use super::{Stores, state::State};
-use crate::{coordinator::Reply, taken::Taken};
+use crate::{inquiry::Reply, taken::Taken};
 
 pub const AGREEMENT: &str = "who voted does not end its branch as aborted after the commit";
 pub const VALIDITY: &str = "who commits obeys a durable decision";

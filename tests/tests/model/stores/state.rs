@@ -10,8 +10,9 @@ use unanimous_sdk::{
 
 use super::{FIRST, FORGED, Message, Stores};
 use crate::{
-    coordinator::{Asked, Coordinator, Reply},
+    coordinator::Coordinator,
     ids::{epoch_of, number_of, store_id},
+    inquiry::{Asked, Reply},
     node::{Answer, Choice, Node, Received, Sent, Style},
     taken::Taken,
 };
@@ -30,6 +31,7 @@ pub struct Store {
 }
 
 /// What has happened.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct History {
     /// The first durable decision, and the store whose vote was counted.
@@ -49,6 +51,7 @@ pub struct History {
 }
 
 /// Everything there is.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     pub coordinator: Arc<Coordinator>,
@@ -218,6 +221,13 @@ impl State {
         let (from, committed) = (node.participant_id(), node.saved().0 == Some(&BranchOf::Committed));
         let Some(epoch) = node.epoch().map(number_of) else { return };
         self.send(Message::Acknowledge { from, epoch, committed });
+    }
+
+    /// Whether such a call may come to this store.
+    pub fn is_reached(&self, at: usize, call: u8) -> bool {
+        let has_moved = self.moved && at == 0;
+        let has_id = self.stores[at].node.participant_id().is_some();
+        !has_moved && (has_id || call != 0)
     }
 
     pub fn deliver_to(&mut self, at: usize, message: &Message, taken: Taken) {
@@ -425,11 +435,10 @@ impl State {
         }
     }
 
-    /// Whether a store that was fooled by a forged epoch waits for a call that the coordinator doesn't owe for this
-    /// transaction: it isn't in the log, or the store isn't that of the branch. Any later call ends that: it is answered 412,
-    /// and the next start has a greater epoch.
+    /// Whether a store that was fooled by a forged epoch waits for a call that the coordinator doesn't owe it: the begin of
+    /// the transaction was lost with the power. Any later call ends that: it is answered 412, and the next start has a
+    /// greater epoch.
     fn waits_for_a_later_call(&self, store: &Store) -> bool {
-        let is_fooled = store.node.epoch() == Some(epoch_of(FORGED));
-        is_fooled && (self.coordinator.transaction.is_none() || self.stores.len() > 1)
+        store.node.epoch() == Some(epoch_of(FORGED)) && self.coordinator.transaction.is_none()
     }
 }
