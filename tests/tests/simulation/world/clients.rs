@@ -20,15 +20,15 @@ fn new_key(number: u32) -> NewKey {
     NewKey { text: format!("key-{number}").into(), body: 1 }
 }
 
-fn payload(number: usize) -> Option<Payload> {
+fn payload(number: usize) -> Payload {
     let text: Box<RawValue> = RawValue::from_string(format!("{{\"n\":{number}}}")).expect("it is JSON");
-    Some(Payload { text: Arc::from(text), digest: number as u128 })
+    Payload { text: Arc::from(text), digest: number as u128 }
 }
 
 impl World {
     pub(super) fn begin(&mut self) {
         let branches = self.random.random_range(0..=URLS);
-        let at = (0..branches).map(|_| self.random.random_range(0..URLS)).collect();
+        let at: Vec<_> = (0..branches).map(|_| self.random.random_range(0..URLS)).collect();
         let timeout = Duration::from_millis(self.random.random_range(50..2_000));
         let key = self.chance(30).then(|| self.random.random_range(0..KEYS));
         if let Some(key) = key
@@ -36,7 +36,7 @@ impl World {
         {
             return;
         }
-        let Some(id) = self.begin_at(at, timeout, key.map(new_key)) else { return };
+        let Some(id) = self.begin_at(&at, timeout, key.map(new_key)) else { return };
         if let Some(key) = key {
             self.keyed.insert(key, id);
         }
@@ -53,11 +53,11 @@ impl World {
     /// Begins a transaction with a branch at each of these places.
     pub(super) fn begin_at(
         &mut self,
-        places: Vec<usize>,
+        places: &[usize],
         timeout: Duration,
         key: Option<NewKey>,
     ) -> Option<TransactionId> {
-        let branches = places.iter().enumerate().map(|(number, at)| (None, url(*at), payload(number))).collect();
+        let branches = places.iter().enumerate().map(|(number, at)| (None, url(*at), Some(payload(number)))).collect();
         let begin = Begin { timeout, branches, key, ..Begin::default() };
         let (view, _) = self.engine.begin(self.now, begin).ok()?;
         let id = view.id();

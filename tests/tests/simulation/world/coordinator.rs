@@ -136,6 +136,7 @@ impl World {
         self.epoch = epoch;
         self.ownership.restart(self.log.durable, epoch);
         self.suspects.restart(self.log.durable, &recovered, &self.journal);
+        self.late.check_taken(&recovered.live);
         self.retention.restart(recovered.forgotten, &self.journal);
         self.log = Batches::default();
         let seed = self.random.random();

@@ -1,6 +1,6 @@
 //! Participants in doubt ask, and say how a branch ended that the coordinator may not have heard of.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use rand::RngExt;
 use tokio::sync::oneshot::{Receiver, error::TryRecvError};
@@ -12,7 +12,7 @@ use unanimous_coordinator::{
 };
 use unanimous_sdk::{
     branch::BranchKey,
-    protocol::{AbortAnswer, CoordinatorRef, Decision, Outcome, TransactionId},
+    protocol::{AbortAnswer, BranchName, CoordinatorRef, Decision, Outcome, TransactionId},
 };
 
 use super::World;
@@ -29,6 +29,8 @@ struct Telling {
 #[derive(Default)]
 pub(super) struct Late {
     tellings: Vec<Telling>,
+    /// The branches whose acknowledgement was answered.
+    taken: BTreeSet<(TransactionId, BranchName)>,
     /// Answers to aborts that had been given up.
     pub(super) answers: VecDeque<(TransactionId, usize, AbortAnswer)>,
     /// A finished transaction is being changed: the next one has to wait.
@@ -53,6 +55,31 @@ impl Late {
     fn tell(&mut self, node: usize, key: BranchKey) {
         if !self.tellings.iter().any(|telling| telling.node == node && telling.key == key) {
             self.tellings.push(Telling { node, key, answer: None });
+        }
+    }
+
+    fn hear_answers(&mut self) {
+        let taken = &mut self.taken;
+        self.tellings.retain_mut(|telling| match telling.answer.as_mut().map(Receiver::try_recv) {
+            Some(Ok(())) => {
+                taken.insert((telling.key.transaction, telling.key.branch.clone()));
+                false
+            }
+            Some(Err(TryRecvError::Closed)) => {
+                telling.answer = None;
+                true
+            }
+            Some(Err(TryRecvError::Empty)) | None => true,
+        });
+    }
+
+    /// What a participant was told to have said of its branch's end is known after a start.
+    pub(super) fn check_taken(&self, live: &[(TransactionId, Transaction)]) {
+        for (id, transaction) in live {
+            for branch in transaction.branches.iter().filter(|branch| branch.state.is_being_told()) {
+                let is_taken = self.taken.contains(&(*id, branch.name.clone()));
+                assert!(!is_taken, "{id}/{}: its acknowledgement was taken, and is lost", branch.name);
+            }
         }
     }
 
@@ -144,14 +171,7 @@ impl World {
 
     /// A participant says how a branch has ended.
     pub(super) fn acknowledge(&mut self) {
-        self.late.tellings.retain_mut(|telling| match telling.answer.as_mut().map(Receiver::try_recv) {
-            Some(Ok(())) => false,
-            Some(Err(TryRecvError::Closed)) => {
-                telling.answer = None;
-                true
-            }
-            Some(Err(TryRecvError::Empty)) | None => true,
-        });
+        self.late.hear_answers();
         let waiting = |telling: &&Telling| telling.answer.is_none() && self.is_heard(telling.node);
         let count = self.late.tellings.iter().filter(waiting).count();
         if count == 0 {
@@ -160,15 +180,16 @@ impl World {
         let at = self.random.random_range(0..count);
         let waiting = |telling: &&Telling| telling.answer.is_none() && self.is_heard(telling.node);
         let Some(Telling { node, key, .. }) = self.late.tellings.iter().filter(waiting).nth(at) else { return };
-        self.say_end(*node, key.clone());
+        let (node, key) = (*node, key.clone());
+        self.say_end(node, &key);
     }
 
-    fn say_end(&mut self, node: usize, key: BranchKey) {
-        let Some(epoch) = self.nodes[node].epoch(&key) else { return };
-        let Some(state) = self.nodes[node].end_to_tell(&key) else {
+    fn say_end(&mut self, node: usize, key: &BranchKey) {
+        let Some(epoch) = self.nodes[node].epoch(key) else { return };
+        let Some(state) = self.nodes[node].end_to_tell(key) else {
             // Not durable yet, or forgotten.
-            if self.nodes[node].book.branch(&key).is_none() {
-                self.tell_no_more(node, &key);
+            if self.nodes[node].book.branch(key).is_none() {
+                self.tell_no_more(node, key);
             }
             return;
         };
@@ -186,21 +207,19 @@ impl World {
         match heard {
             Ok(barrier) => {
                 let answer = self.engine.reached(self.now, barrier);
-                self.hear(node, &key, answer);
+                self.hear(node, key, answer);
             }
             Err(refused) => match refused.why {
-                Refusal::NotLive => {
-                    // Its last entry may be on its way to the log.
-                    if self.engine.reached(self.now, refused.tell_after).try_recv().is_ok() {
-                        self.acknowledge_finished(node, &key, &told);
-                    }
+                // Its last entry may be on its way to the log.
+                Refusal::NotLive if self.engine.reached(self.now, refused.tell_after).try_recv().is_ok() => {
+                    self.acknowledge_finished(node, key, &told);
                 }
                 Refusal::StaleEpoch { present } => {
                     let now = self.time_at(node);
                     self.nodes[node].superseded(key.coordinator, present, now);
                 }
                 Refusal::NotAllowed(NotAllowed::BranchConflict(_) | NotAllowed::UnknownBranch(_)) => {
-                    self.tell_no_more(node, &key);
+                    self.tell_no_more(node, key);
                 }
                 _ => {}
             },

@@ -113,7 +113,7 @@ impl World {
 
     /// Everybody takes part in something new: who was told a higher epoch, and is not called for anything old, says so.
     fn have_more_work(&mut self) {
-        if let Some(id) = self.begin_at((0..URLS).collect(), Duration::from_secs(10), None) {
+        if let Some(id) = self.begin_at(&[0, 1, 2], Duration::from_secs(10), None) {
             self.ask_for_commit(id);
         }
     }
@@ -187,7 +187,7 @@ impl World {
         let lost = self.suspects.has_lost[node_of(&branch.participant)];
         let is_known = !matches!(branch.state, BranchState::HeuristicUnknown | BranchState::HeuristicAbort);
         assert!(branch.state != BranchState::HeuristicCommit && (is_known || lost), "{id}: {branch:?}");
-        let may_be_given_up = branch.vote.is_none() && !branch.voted_late || self.has_ids || lost;
+        let may_be_given_up = branch.vote.is_none() && !branch.voted_late || self.rules.has_ids || lost;
         assert!(!branch.given_up || may_be_given_up && decision == Decision::Abort, "{id}: {branch:?} was given up");
         let key = BranchKey { coordinator: self.engine.coordinator().id, transaction: id, branch: branch.name.clone() };
         let count = published.get(&key).copied().unwrap_or_default();

@@ -51,6 +51,17 @@ use super::node::Node;
 /// How many participants there are. More stores may come.
 const URLS: usize = 3;
 
+/// What there is in one seed's world.
+struct Rules {
+    /// Stores have ids.
+    has_ids: bool,
+    /// A participant may come back on an empty store that can't be told from the full one.
+    loses_data: bool,
+    /// Somebody sends messages in the coordinator's name. (Then no store is left without an address: who is not called any
+    /// more can't be told that it was fooled.)
+    is_forged: bool,
+}
+
 pub struct World {
     random: StdRng,
     now: Now,
@@ -65,13 +76,7 @@ pub struct World {
     log: Batches,
     /// First those of the participants, then those that were empty when they came in their place.
     nodes: Vec<Node>,
-    /// Whether stores have ids.
-    has_ids: bool,
-    /// Whether a participant may come back on an empty store that can't be told from the full one.
-    loses_data: bool,
-    /// Whether somebody sends messages in the coordinator's name. (Then no store is left without an address: who is not called
-    /// any more can't be told that it was fooled.)
-    is_forged: bool,
+    rules: Rules,
     /// The store that each participant has now.
     home: [usize; URLS],
     /// The store to which each participant's address leads.
@@ -102,7 +107,8 @@ pub struct World {
     suspects: Suspects,
     retention: Retention,
     faults: bool,
-    transcript: Vec<String>,
+    /// What has happened, if it is recorded.
+    transcript: Option<Vec<String>>,
 }
 
 fn url(place: usize) -> ParticipantUrl {
@@ -110,14 +116,14 @@ fn url(place: usize) -> ParticipantUrl {
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    /// Returns the world of a seed. `records`: whether it writes down what happens, which takes time.
+    pub fn new(seed: u64, records: bool) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let now = Now { mono: 0, wall: UnixMillis(START) };
         let id = CoordinatorId::from_uuid(uuid::Uuid::from_u128(7));
         let (journal, recovered) = Memory::create(id, now.wall, 1).expect("a new log");
         let has_ids = random.random_range(0..4) > 0;
-        let loses_data = random.random_range(0..5) == 0;
-        let is_forged = random.random();
+        let rules = Rules { has_ids, loses_data: random.random_range(0..5) == 0, is_forged: random.random() };
         let keep = match random.random_range(0..3) {
             0 => Duration::from_secs(3),
             1 => Duration::from_hours(1),
@@ -134,9 +140,7 @@ impl World {
             journal,
             log: Batches::default(),
             nodes: (0..URLS).map(node).collect(),
-            has_ids,
-            loses_data,
-            is_forged,
+            rules,
             home: std::array::from_fn(|place| place),
             route: std::array::from_fn(|place| place),
             is_away: [false; URLS],
@@ -157,17 +161,18 @@ impl World {
             suspects: Suspects::default(),
             retention: Retention::new(keep),
             faults: true,
-            transcript: vec![],
+            transcript: records.then(Vec::new),
         }
     }
 
     pub fn transcript(&self) -> &[String] {
-        &self.transcript
+        self.transcript.as_deref().unwrap_or_default()
     }
 
     fn say(&mut self, what: impl FnOnce() -> String) {
-        let at = self.now.mono;
-        self.transcript.push(format!("{at:>7} ms  {}", what()));
+        if let Some(transcript) = &mut self.transcript {
+            transcript.push(format!("{:>7} ms  {}", self.now.mono, what()));
+        }
     }
 
     fn chance(&mut self, percent: u32) -> bool {
@@ -199,10 +204,10 @@ impl World {
             1_070..1_110 => self.confirm(),
             1_110..1_140 => self.mistake(),
             1_140..1_155 => self.go_away(),
-            1_155..1_165 if self.is_forged => self.forge(),
+            1_155..1_165 if self.rules.is_forged => self.forge(),
             1_165..1_170 => self.empty(),
-            1_170..1_174 if self.loses_data => self.lose_much(),
-            1_174..1_190 if self.loses_data => self.back_up(),
+            1_170..1_174 if self.rules.loses_data => self.lose_much(),
+            1_174..1_190 if self.rules.loses_data => self.back_up(),
             _ => {}
         }
         self.carry_out();

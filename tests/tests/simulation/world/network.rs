@@ -185,7 +185,7 @@ impl World {
     /// An address leads to another store for a while, or to its own again. (Not where a store may go for good: whose vote was
     /// counted by mistake, and who is gone, only an operator can end.)
     pub(super) fn mistake(&mut self) {
-        if !self.has_ids || self.loses_data {
+        if !self.rules.has_ids || self.rules.loses_data {
             return;
         }
         if self.route != self.home && self.chance(60) {

@@ -66,8 +66,8 @@ impl World {
     pub(super) fn empty(&mut self) {
         let place = self.random.random_range(0..URLS);
         if self.home[place] == place {
-            let has_new_id = self.has_ids && !self.is_forged && (!self.loses_data || self.chance(50));
-            if has_new_id || self.loses_data {
+            let has_new_id = self.rules.has_ids && !self.rules.is_forged && (!self.rules.loses_data || self.chance(50));
+            if has_new_id || self.rules.loses_data {
                 self.empty_at(place, has_new_id);
             }
         }
@@ -145,7 +145,7 @@ impl World {
         self.route[place] = place;
         self.right_all_clocks();
         for _ in 0..MANY {
-            let Some(id) = self.begin_at(vec![place], Duration::from_mins(1), None) else { return };
+            let Some(id) = self.begin_at(&[place], Duration::from_mins(1), None) else { return };
             self.ask_for_commit(id);
         }
         self.be_calm(place, Phase::One);
