@@ -55,7 +55,7 @@ impl Service {
         let barrier = match change(transaction)? {
             Some(changed) => self.with(|engine, _| engine.amend(id, changed))?,
             // Whoever said it before may not have waited for the disk.
-            None => self.with(|engine, _| engine.durable_so_far()),
+            None => self.with(|engine, _| engine.refuse_if_superseded().map(|()| engine.durable_so_far()))?,
         };
         self.reached(barrier).await;
         Ok(())

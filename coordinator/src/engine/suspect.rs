@@ -226,7 +226,11 @@ impl Engine {
         self.suspects.suspects.keys()
     }
 
+    /// Appends an entry that belongs to no transaction. A superseded coordinator writes nothing: the log may be another's.
     pub(super) fn append(&mut self, entry: Entry) {
+        if self.ownership.superseded.is_some() {
+            return;
+        }
         let lsn = self.next_lsn;
         self.next_lsn.0 += 1;
         self.outputs.push(Output::Append(lsn, entry));
