@@ -171,11 +171,11 @@ async fn a_participant_that_lost_its_data_loses_ten_branches() {
     assert_eq!(coordinator.log().matches("unknown-branch to 10 commits").count(), 1, "one error is logged");
     // Its volume is back. A participant in doubt asks, and its branch is tried at once.
     lost.store(false, Ordering::Relaxed);
-    let last = ids.last().unwrap();
+    let newest = ids.last().unwrap();
     let who = coordinator.api.who().await;
     wait::until_so("the one that is known releases the others", async || {
-        let _ = coordinator.api.inquire(last, &who, "a").await.unwrap().expect(200);
-        coordinator.api.transaction(last).await["state"] == "committed"
+        let _ = coordinator.api.inquire(newest, &who, "a").await.unwrap().expect(200);
+        coordinator.api.transaction(newest).await["state"] == "committed"
     })
     .await;
     let mut committed = 0;
