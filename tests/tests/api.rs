@@ -344,15 +344,20 @@ async fn who_has_been_superseded_only_answers_what_is_in_its_log() {
     let undecided = api.begin(&json!({})).await;
 
     let higher = epoch_in(60);
+    // One alone stops nobody: two that name the same epoch have met a second coordinator.
+    let second = Participant::scripted(stale(&who, &higher));
     participant.script(stale(&who, &higher));
-    let id = api.begin(&json!({ "branches": [branch(&participant)], "timeout_ms": 60_000 })).await;
+    let both = json!([branch(&participant), branch(&second)]);
+    let id = api.begin(&json!({ "branches": both, "timeout_ms": 60_000 })).await;
     let commit = api.commit_in_background(&id);
     wait::until_so("it is superseded", async || api.get("/readyz").await.status == 503).await;
 
     assert_eq!(commit.await.unwrap().unwrap().expect(503).problem(), "superseded", "who waits is told");
     let refused = api.get("/readyz").await.expect(503);
     assert_eq!(refused.problem(), "superseded");
-    assert!(refused.text("detail").contains(&participant.url()), "it says who told it: {refused:?}");
+    for witness in [&participant, &second] {
+        assert!(refused.text("detail").contains(&witness.url()), "it says who told it: {refused:?}");
+    }
     for answer in [
         api.post("/v1/transactions", &json!({})).await,
         api.commit(&undecided).await,

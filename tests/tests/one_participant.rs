@@ -118,6 +118,30 @@ async fn a_mistyped_url_holds_the_horizon_for_a_while_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_given_up_abort_outlives_retention_until_it_is_acknowledged() {
+    let coordinator = coordinator(&["--give-up-abort", "1s", "--retain", "1s"]).await;
+    let sound = Participant::start();
+    let nobody = format!("http://127.0.0.1:{}/mistyped", free_port());
+    let body = json!({ "branches": [{ "participant": nobody, "branch": "a", "payload": {} }], "timeout_ms": 300, "commit": true });
+    let id = coordinator.api.post("/v1/transactions", &body).await.expect(409).body["transaction"]["id"].clone();
+    let id = id.as_str().unwrap();
+    coordinator.api.finished(id).await;
+    let later = coordinator.api.run(&branches(&sound)).await.expect(200).text("id").to_owned();
+    let dropped = async |id: &str| {
+        let _ = coordinator.api.run(&branches(&sound)).await.expect(200);
+        coordinator.api.get(&format!("/v1/transactions/{id}")).await.status == 404
+    };
+    wait::until_so("one that came later is dropped", async || dropped(&later).await).await;
+    assert!(!dropped(id).await, "nobody has heard how it ended");
+    let who = coordinator.api.who().await;
+    let told = json!({ "state": "aborted", "coordinator": { "id": who["id"], "epoch": who["epoch"] } });
+    let path = format!("/v1/transactions/{id}/branches/a/acknowledge");
+    let _ = coordinator.api.post(&path, &told).await.expect(200);
+    wait::until_so("it is dropped, too", async || dropped(id).await).await;
+    sound.assert_respected();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_inquiry_for_a_given_up_branch_brings_the_abort_again() {
     let coordinator = coordinator(&["--give-up-abort", "1s"]).await;
     let mut away = Participant::start();

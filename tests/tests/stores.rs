@@ -243,3 +243,23 @@ async fn commits_and_aborts_never_run_out_of_keys() {
         let _ = coordinator.api.post_with(&path, &[("idempotency-key", &key)], &json!({})).await.expect(200);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_enlistments_are_bounded_and_refuse_no_commit() {
+    let coordinator = coordinator(&[]).await;
+    let participant = Participant::start();
+    let id = coordinator.api.begin(&json!({})).await;
+    let (enlist, branch) =
+        (format!("/v1/transactions/{id}/branches"), json!({ "participant": participant.url(), "branch": "a" }));
+    for n in 0..1_024 {
+        let key = format!("enlist-{n}");
+        let answer = coordinator.api.post_with(&enlist, &[("idempotency-key", &key)], &branch).await;
+        assert_eq!(answer.status, if n == 0 { 201 } else { 200 }, "{n}: {}", answer.body);
+    }
+    let one_more = coordinator.api.post_with(&enlist, &[("idempotency-key", "one-more")], &branch).await.expect(422);
+    assert!(one_more.text("detail").contains("1024"), "{}", one_more.body);
+    let repeat = coordinator.api.post_with(&enlist, &[("idempotency-key", "enlist-7")], &branch).await.expect(200);
+    assert!(repeat.headers.contains_key("idempotency-replayed"));
+    let path = format!("/v1/transactions/{id}/abort");
+    let _ = coordinator.api.post_with(&path, &[("idempotency-key", "abort")], &json!({})).await.expect(200);
+}

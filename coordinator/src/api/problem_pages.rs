@@ -196,12 +196,14 @@ fn advice(kind: ProblemType) -> Advice {
         ProblemType::StaleEpoch => (
             "The call was made under an epoch that is not the present one: the coordinator was restarted since. The member \
              `epoch` is the present or the higher one.",
-            "A voter keeps the new epoch with its vote, durably, and repeats the vote. A coordinator that is told so by a \
-             participant has been superseded: stop it.",
+            "A voter keeps the new epoch with its vote, durably, and repeats the vote. A coordinator that is told so by one \
+             participant serves all others; its next start has a greater epoch, and the participant takes its messages again.",
         ),
         ProblemType::TooLarge => (
-            "The body has more bytes than the coordinator takes. Nothing has changed.",
-            "Send less: a payload should say what to do, not carry the data. The limit is `--max-body-bytes`.",
+            "The body has more bytes than the coordinator takes, or a payload does not fit into the call that brings it to its \
+             participant. Nothing has changed.",
+            "Send less: a payload should say what to do, not carry the data. The limit of a body is `--max-body-bytes`; a call to \
+             a participant has at most 1 MiB, whatever that is set to.",
         ),
         ProblemType::UnsupportedMediaType => (
             "The body is said to be something else than JSON, or is encoded. Nothing has changed.",
@@ -229,8 +231,9 @@ fn advice(kind: ProblemType) -> Advice {
              coordinator's own log says why.",
         ),
         ProblemType::Superseded => (
-            "Another process has opened a log under this coordinator's id with a higher epoch, as a participant has told: this \
-             one begins, decides and delivers nothing further. `detail` names who told it.",
+            "Another process has opened a log under this coordinator's id with a higher epoch: two participants have named the \
+             same one, or the log is not this process's any more. It begins, decides and delivers nothing further. `detail` \
+             names the participants.",
             "Use the coordinator that has taken over, and stop this process. If two of them were started on copies of one \
              data folder, keep the one whose log has the later decisions.",
         ),

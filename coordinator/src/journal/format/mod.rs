@@ -7,7 +7,7 @@
 //!
 //! # Invariants
 //!
-//! - What one version has written, every later one reads, or refuses by name (`tests/tests/log_format.rs` opens a log of each).
+//! - What one version has written, every later one reads, or refuses by name (`tests/tests/log_format` opens a log of each).
 //! - A participant's URL is kept as text and is not parsed again: what was taken once stays what it is.
 
 mod v1;
