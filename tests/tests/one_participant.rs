@@ -153,6 +153,7 @@ async fn an_inquiry_for_a_given_up_branch_brings_the_abort_again() {
     coordinator.api.finished(id).await;
     away.up();
     let who = coordinator.api.who().await;
+    // One inquiry is enough, also right after the end.
     let answer = coordinator.api.inquire(id, &who, "a").await.unwrap().expect(200);
     assert_eq!((answer.text("decision"), &answer.body["presumed"]), ("abort", &false.into()));
     wait::until_so("its participant has acknowledged it after all", async || {

@@ -192,9 +192,7 @@ impl Engine {
         let Some(live) = self.live.get(&id) else { return Err(Refused::new(Refusal::NotLive)) };
         // Its last record is appended: what comes now belongs to the finished transaction.
         if live.transaction.state.is_finished() {
-            let written = Barrier::written(Lsn(self.next_lsn.0 - 1));
-            self.hurry = true;
-            return Err(Refused { why: Refusal::NotLive, tell_after: written });
+            return Err(Refused::new(Refusal::NotLive));
         }
         if live.transaction.decided.is_some() && !self.gates.is_open(live.transaction.known_after()) {
             return Err(Refused::new(Refusal::NotAllowed(NotAllowed::NotDecided)));
@@ -216,6 +214,12 @@ impl Engine {
         self.next_lsn.0 += 1;
         self.outputs.push(Output::Append(lsn, Entry::Amended { id, transaction: Arc::new(transaction) }));
         Ok(self.durable_so_far())
+    }
+
+    /// A barrier that opens when all that was appended so far is written.
+    pub fn written_so_far(&mut self) -> Barrier {
+        self.hurry = true;
+        Barrier::written(Lsn(self.next_lsn.0 - 1))
     }
 
     /// A barrier that opens when all that was appended so far is durable; forces it if nothing else will.

@@ -39,8 +39,6 @@ impl Service {
         if !matches!(refused.why, Refusal::NotLive) {
             return Err(refused);
         }
-        // Its last entry may be on its way to the log.
-        self.reached(refused.tell_after).await;
         self.amend(id, |transaction| acknowledge_finished(transaction, told)).await
     }
 
@@ -51,6 +49,9 @@ impl Service {
         change: impl FnOnce(Transaction) -> Result<Option<Transaction>, Refused>,
     ) -> Result<(), Refused> {
         let _turn = self.0.late.amending.lock().await;
+        // Its last entry may be on its way to the log.
+        let written = self.with(|engine, _| engine.written_so_far());
+        self.reached(written).await;
         let transaction = self.finished(id)?.ok_or_else(|| Refused::new(Refusal::NotLive))?;
         let barrier = match change(transaction)? {
             Some(changed) => self.with(|engine, _| engine.amend(id, changed))?,
