@@ -154,12 +154,12 @@ async fn ends_by_asking_alone(commits: bool) {
     bank.nothing_in_doubt().await;
     let moved = if commits { CENTS } else { 0 };
     bank.comes_to_hold(&account(1), OPENING - moved).await;
-    // It was not told: the coordinator still tries.
-    let shown = coordinator.api.transaction(&id).await;
-    assert_eq!(shown["branches"][0]["state"], if commits { "committing" } else { "aborting" });
-    proxy.up();
+    // The line is down for good: its own word ends the transaction.
     let ended = coordinator.api.finished(&id).await;
-    assert_eq!(ended["heuristic"], false);
+    let branch = &ended["branches"][0];
+    assert_eq!(branch["state"], if commits { "committed" } else { "aborted" });
+    assert_eq!((&ended["heuristic"], &branch["acknowledged"]), (&json!(false), &json!(true)));
+    proxy.up();
     assert_eq!(bank.balance(&account(1)).await, OPENING - moved, "told what it knows already, it does nothing again");
     assert_eq!(other.balance(&account(1)).await, OPENING + moved);
 }
